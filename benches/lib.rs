@@ -1,0 +1,1 @@
+//! Workloads and data that the benches share.

@@ -1,0 +1,1 @@
+//! An ordered key-value store on an LSM tree. Bytes only.

@@ -1,0 +1,1 @@
+//! An inverted index. Bytes in, hits out; no files, no JSON.

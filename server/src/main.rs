@@ -1,0 +1,3 @@
+//! The `lumen` program.
+
+fn main() {}
