@@ -1,1 +1,70 @@
 //! An ordered key-value store on an LSM tree. Bytes only.
+//!
+//! Writes go to a log and a sorted memory; full memories become sorted files; files are merged level by level. Readers
+//! take a [`Snapshot`] and never wait. What was acknowledged survives a power cut; damage is an error that names file
+//! and offset.
+//!
+//! ```
+//! use lumen_engine::{Batch, Durability, Engine, Options};
+//!
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//! let engine = Engine::open(dir, Options::default())?;
+//! let mut batch = Batch::new();
+//! batch.put(b"planet/earth", b"blue");
+//! batch.put(b"planet/mars", b"red");
+//! engine.write(&batch, Durability::Sync)?;
+//! assert_eq!(engine.get(b"planet/mars")?.as_deref(), Some(&b"red"[..]));
+//! engine.close()?;
+//! # Ok::<(), lumen_engine::Error>(())
+//! ```
+//!
+//! # Should I use this crate?
+//!
+//! Use it for an embedded, ordered store whose files you want checked, whose writes you want to group-commit, and into
+//! which you may hang files of your own that live and die with the same manifest ([`attachment`]). It has no
+//! transactions beyond the batch, no column families (use key prefixes) and no network; for documents and search use
+//! the crate `lumen` above it.
+//!
+//! # The map, in reading order
+//!
+//! [`key`] and [`batch`] are what is written; [`log`] makes it durable; `memtable` holds the newest; `table` is a file
+//! of sorted entries; `version` says which files are live; `state` holds all of it as one value; `commit`, [`snapshot`],
+//! [`scan`], `flush`, `compaction`, `background` and `recovery` stand on that side by side; [`vfs`] is the disk beneath.
+#![deny(unsafe_code)] // one file maps memory: vfs/mapping.rs
+
+pub mod attachment;
+pub mod batch;
+pub mod coding;
+pub mod engine;
+pub mod error;
+pub mod inspect;
+pub mod key;
+pub mod log;
+pub mod options;
+pub mod scan;
+pub mod slice;
+pub mod snapshot;
+pub mod stats;
+pub mod vfs;
+
+mod background;
+mod commit;
+mod compaction;
+mod cursor;
+mod flush;
+mod memtable;
+mod merge;
+mod range_delete;
+mod recovery;
+mod state;
+mod table;
+mod version;
+
+pub use crate::batch::Batch;
+pub use crate::commit::Durability;
+pub use crate::engine::Engine;
+pub use crate::error::{Error, Result};
+pub use crate::key::Seq;
+pub use crate::options::Options;
+pub use crate::snapshot::Snapshot;

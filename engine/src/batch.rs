@@ -1,0 +1,201 @@
+//! A batch: writes that land together or not at all. Its encoding is also the payload of a log record.
+//!
+//! ```text
+//! │ count: varint │ operation … │
+//! operation:  │ 0: u8 │ key_len: varint │ key │ value_len: varint │ value │   put
+//!             │ 1: u8 │ key_len: varint │ key │                             delete
+//!             │ 2: u8 │ start_len: varint │ start │ end_len: varint │ end │ delete every key in [start, end)
+//! ```
+
+use std::collections::HashMap;
+
+use crate::coding::{Decoder, put_slice, put_varint};
+use crate::error::{Error, Result};
+
+/// The longest key: 64 KiB - 1.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// The longest value: 128 MiB.
+pub const VALUE_BYTES_MAX: usize = 128 << 20;
+
+/// One write of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation<'a> {
+    /// The key gets this value.
+    Put(&'a [u8], &'a [u8]),
+    /// The key goes.
+    Delete(&'a [u8]),
+    /// Every key from the first (included) to the second (excluded) goes.
+    DeleteRange(&'a [u8], &'a [u8]),
+}
+
+/// Puts and deletes in the order they were asked for. A later one wins over an earlier one for the same key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    operations: Vec<u8>,
+    count: u64,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Gives `key` a value.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.operations.push(0);
+        put_slice(&mut self.operations, key);
+        put_slice(&mut self.operations, value);
+        self.count += 1;
+    }
+
+    /// Removes `key`.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.operations.push(1);
+        put_slice(&mut self.operations, key);
+        self.count += 1;
+    }
+
+    /// Removes every key in `[start, end)`.
+    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        self.operations.push(2);
+        put_slice(&mut self.operations, start);
+        put_slice(&mut self.operations, end);
+        self.count += 1;
+    }
+
+    /// How many operations it holds.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of its encoding, about.
+    pub fn size(&self) -> usize {
+        self.operations.len() + 4
+    }
+
+    /// Appends the encoding.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.count);
+        out.extend_from_slice(&self.operations);
+    }
+
+    /// The operations that take effect, each key once: the last write of a key wins, and a range delete takes away what
+    /// the same batch wrote into the range before it. Order: range deletes first (they reach only older batches), then
+    /// points. Errors name a key or value over its limit.
+    pub fn effective(&self) -> Result<Vec<Operation<'_>>> {
+        let mut decoder = Decoder::new(&self.operations);
+        let mut ranges = Vec::new();
+        let mut points: Vec<Option<Operation<'_>>> = Vec::with_capacity(self.len());
+        let mut place: HashMap<&[u8], usize> = HashMap::new();
+        let many = self.count > 1;
+        while !decoder.is_empty() {
+            let operation = decode_operation(&mut decoder).expect("a batch encodes itself");
+            match operation {
+                Operation::DeleteRange(start, end) => {
+                    for slot in &mut points {
+                        let (Some(Operation::Put(key, _)) | Some(Operation::Delete(key))) = *slot else { continue };
+                        if start <= key && key < end {
+                            *slot = None;
+                        }
+                    }
+                    ranges.push(operation);
+                }
+                Operation::Put(key, _) | Operation::Delete(key) => {
+                    check_len("a key", key.len(), KEY_BYTES_MAX)?;
+                    if let Operation::Put(_, value) = operation {
+                        check_len("a value", value.len(), VALUE_BYTES_MAX)?;
+                    }
+                    if many {
+                        if let Some(earlier) = place.insert(key, points.len()) {
+                            points[earlier] = None;
+                        }
+                    }
+                    points.push(Some(operation));
+                }
+            }
+        }
+        ranges.extend(points.into_iter().flatten());
+        Ok(ranges)
+    }
+
+    /// Reads an encoding; `None` when the bytes are not exactly one.
+    pub fn decode(bytes: &[u8]) -> Option<Batch> {
+        let mut decoder = Decoder::new(bytes);
+        let count = decoder.varint()?;
+        let start = decoder.position();
+        for _ in 0..count {
+            decode_operation(&mut decoder)?;
+        }
+        decoder.is_empty().then(|| Batch { operations: bytes[start..].to_vec(), count })
+    }
+}
+
+fn check_len(what: &'static str, size: usize, limit: usize) -> Result<()> {
+    if size > limit {
+        return Err(Error::TooLarge { what, size: size as u64, limit: limit as u64 });
+    }
+    Ok(())
+}
+
+fn decode_operation<'a>(decoder: &mut Decoder<'a>) -> Option<Operation<'a>> {
+    Some(match decoder.u8()? {
+        0 => Operation::Put(decoder.slice()?, decoder.slice()?),
+        1 => Operation::Delete(decoder.slice()?),
+        2 => Operation::DeleteRange(decoder.slice()?, decoder.slice()?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_write_of_a_key_wins() {
+        let mut batch = Batch::new();
+        batch.put(b"a", b"1");
+        batch.put(b"b", b"2");
+        batch.delete(b"a");
+        assert_eq!(batch.effective().expect("small"), [Operation::Put(b"b", b"2"), Operation::Delete(b"a")]);
+    }
+
+    #[test]
+    fn a_range_delete_takes_what_the_batch_wrote_before_it() {
+        let mut batch = Batch::new();
+        batch.put(b"a", b"1");
+        batch.put(b"c", b"1");
+        batch.delete_range(b"a", b"b");
+        batch.put(b"aa", b"2");
+        let expected =
+            [Operation::DeleteRange(b"a", b"b"), Operation::Put(b"c", b"1"), Operation::Put(b"aa", b"2")];
+        assert_eq!(batch.effective().expect("small"), expected);
+    }
+
+    #[test]
+    fn an_encoding_comes_back_and_a_cut_one_does_not() {
+        let mut batch = Batch::new();
+        batch.put(b"key", b"value");
+        batch.delete(b"gone");
+        let mut bytes = Vec::new();
+        batch.encode(&mut bytes);
+        assert_eq!(Batch::decode(&bytes), Some(batch));
+        for len in 0..bytes.len() {
+            assert_eq!(Batch::decode(&bytes[..len]), None, "cut at {len}");
+        }
+        bytes.push(0);
+        assert_eq!(Batch::decode(&bytes), None, "something behind it");
+    }
+
+    #[test]
+    fn a_key_over_the_limit_is_named() {
+        let mut batch = Batch::new();
+        batch.put(&vec![b'k'; KEY_BYTES_MAX + 1], b"");
+        assert!(matches!(batch.effective(), Err(Error::TooLarge { what: "a key", .. })));
+    }
+}

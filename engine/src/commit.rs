@@ -1,0 +1,89 @@
+//! The engine's own write path: log, memtable, publish.
+//!
+//! A batch gets its sequence number and is copied into the log's group and the memtable under one lock; a batch that
+//! asked for durability then waits, outside the lock, for the sync that covers it, and is published after it: nobody
+//! reads what a power cut could take back. Publishing is in order, so a buffered batch behind a waiting one becomes
+//! visible (and returns) with it.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::key::Seq;
+use crate::log::{Kind, Log, Position};
+use crate::state::Shared;
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When the operating system has it: survives the process, not a power cut.
+    Buffered,
+    /// When the disk has it.
+    Sync,
+}
+
+/// How long a writer waits for flushes and compactions before it is told to come back later.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The order of writes.
+pub(crate) struct Commit {
+    order: Mutex<Order>,
+}
+
+struct Order {
+    last: Seq,
+    /// The newest batch that waits for a sync: whatever is published must wait for it too.
+    syncing: Option<Position>,
+}
+
+impl Commit {
+    pub(crate) fn new(last: Seq) -> Commit {
+        Commit { order: Mutex::new(Order { last, syncing: None }) }
+    }
+
+    /// Writes a batch; answers its sequence number.
+    pub(crate) fn write(&self, shared: &Shared, log: &Log, batch: &Batch, durability: Durability) -> Result<Seq> {
+        shared.admit(PATIENCE)?;
+        shared.check()?;
+        let operations = batch.effective()?;
+        let mut payload = Vec::with_capacity(batch.size() + 8);
+        batch.encode(&mut payload);
+        let (seq, wait) = {
+            let mut order = self.order.lock();
+            let seq = order.last + 1;
+            let end = log.append(seq, Kind::Batch, &[&payload])?;
+            order.last = seq;
+            shared.view.load().active.insert(seq, &operations);
+            if durability == Durability::Sync {
+                order.syncing = Some(end);
+            } else if order.syncing.is_some_and(|position| log.durable() >= position) {
+                order.syncing = None;
+            }
+            (seq, order.syncing)
+        };
+        match wait {
+            Some(position) => log.sync(position)?,
+            None => log.write_out()?,
+        }
+        shared.visible.fetch_max(seq, Ordering::AcqRel);
+        if shared.view.load().active.bytes() >= shared.options.memtable_bytes {
+            self.freeze(shared, log, false)?;
+        }
+        Ok(seq)
+    }
+
+    /// Freezes the memtable, unless (without `always`) another writer did it already.
+    pub(crate) fn freeze(&self, shared: &Shared, log: &Log, always: bool) -> Result<()> {
+        let order = self.order.lock();
+        if !always && shared.view.load().active.bytes() < shared.options.memtable_bytes {
+            return Ok(());
+        }
+        // All of it must be visible before it is frozen: a snapshot reads its view first and the sequence number after.
+        log.sync(log.end())?;
+        shared.visible.fetch_max(order.last, Ordering::AcqRel);
+        shared.freeze(order.last, None)
+    }
+}

@@ -1,0 +1,23 @@
+//! The one way to walk sorted entries, forward and backward.
+
+use crate::error::Result;
+use crate::key::Entry;
+
+/// A place among entries that are sorted by key ascending, then seq descending. A new cursor stands nowhere; an error
+/// leaves it nowhere.
+pub(crate) trait Cursor {
+    /// Stands on the first entry.
+    fn seek_first(&mut self) -> Result<()>;
+    /// Stands on the last entry.
+    fn seek_last(&mut self) -> Result<()>;
+    /// Stands on the first entry whose key is at least `key`: the newest version of that key.
+    fn seek(&mut self, key: &[u8]) -> Result<()>;
+    /// Stands on the last entry whose key is less than `key`: the oldest version of that key.
+    fn seek_before(&mut self, key: &[u8]) -> Result<()>;
+    /// One entry on. The cursor must stand on an entry.
+    fn next(&mut self) -> Result<()>;
+    /// One entry back. The cursor must stand on an entry.
+    fn prev(&mut self) -> Result<()>;
+    /// The entry it stands on.
+    fn entry(&self) -> Option<Entry<'_>>;
+}

@@ -1,0 +1,326 @@
+//! The engine: open, read, write, flush, close.
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::attachment::{Attachments, Frozen};
+use crate::background::Background;
+use crate::batch::Batch;
+use crate::commit::{Commit, Durability};
+use crate::error::{Error, Result};
+use crate::key::Seq;
+use crate::log::{Log, Recovery};
+use crate::options::Options;
+use crate::recovery;
+use crate::slice::Slice;
+use crate::snapshot::Snapshot;
+use crate::state::Shared;
+use crate::stats::{LevelStats, Stats};
+use crate::vfs::Lock;
+
+/// An open store. Share it by `Arc`; all methods may be called from any thread.
+pub struct Engine {
+    shared: Arc<Shared>,
+    background: Background,
+    commit: Commit,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    recovery: Recovery,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+impl Engine {
+    /// Opens the store in `dir`, creating it if it is not there: reads the manifest and replays the log.
+    ///
+    /// Errors: [`Error::InUse`] when another process has it, [`Error::Corrupt`] naming file and offset when anything that
+    /// was durable is damaged. Nothing is modified then.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Engine> {
+        let opened = recovery::open(dir.as_ref(), options)?;
+        let threads = opened.background.start()?;
+        let engine = Engine {
+            commit: Commit::new(opened.background.shared.visible.load(Ordering::Acquire)),
+            shared: opened.background.shared.clone(),
+            background: opened.background,
+            threads: Mutex::new(threads),
+            recovery: opened.recovery,
+            lock: Mutex::new(Some(opened.lock)),
+        };
+        if engine.shared.options.log {
+            engine.remove_orphans()?;
+        }
+        engine.work_inline()?;
+        Ok(engine)
+    }
+
+    fn log(&self) -> Result<&Log> {
+        // A store above an outer log has no write path of its own; asking for it is a bug of the caller.
+        Ok(self.background.log.as_deref().expect("write() needs Options::log; a store without it is written by apply()"))
+    }
+
+    fn work_inline(&self) -> Result<()> {
+        if self.shared.options.threads == 0 {
+            let done = self.background.drain_inline();
+            if let Err(error) = &done {
+                self.shared.fail(error);
+            }
+            return done;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch through the engine's own log and answers its sequence number.
+    ///
+    /// Errors: [`Error::Busy`] when flushes and compactions are behind for 10 s, [`Error::SyncFailed`] when it is not
+    /// known whether the batch will survive, [`Error::TooLarge`] for a key over 64 KiB or a value over 128 MiB.
+    pub fn write(&self, batch: &Batch, durability: Durability) -> Result<Seq> {
+        let seq = self.commit.write(&self.shared, self.log()?, batch, durability)?;
+        self.work_inline()?;
+        Ok(seq)
+    }
+
+    /// Applies a batch that an outer log made durable as entry `seq`; the outer log's order is the order of calls, one at
+    /// a time. Readers see it after [`Engine::publish`].
+    pub fn apply(&self, seq: Seq, batch: &Batch) -> Result<()> {
+        let operations = batch.effective()?;
+        self.shared.view.load().active.insert(seq, &operations);
+        Ok(())
+    }
+
+    /// Lets readers see everything applied up to `seq`.
+    pub fn publish(&self, seq: Seq) {
+        self.shared.visible.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// Freezes memory at `seq`, everything up to which is applied and published, together with what the owner of
+    /// attachments froze at the same moment. A flush follows in the background. Not to be called while applying.
+    pub fn freeze(&self, seq: Seq, attached: Option<Box<dyn Frozen>>) -> Result<()> {
+        assert!(self.shared.visible.load(Ordering::Acquire) >= seq, "frozen memory must be visible");
+        self.shared.freeze(seq, attached)?;
+        self.work_inline()
+    }
+
+    /// Whether the memtable, with `more` bytes of others beside it, has reached its budget.
+    pub fn wants_freeze(&self, more: usize) -> bool {
+        self.shared.view.load().active.bytes() + more >= self.shared.options.memtable_bytes
+    }
+
+    /// Waits while flushes and compactions are behind; [`Error::Busy`] after `patience`.
+    pub fn admit(&self, patience: Duration) -> Result<()> {
+        self.shared.admit(patience)?;
+        self.shared.check()
+    }
+
+    /// The value of `key`, as visible now.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
+        self.snapshot().get(key)
+    }
+
+    /// Everything visible now, to be read as long as it is held.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(&self.shared)
+    }
+
+    /// Everything visible at `seq`, which must be a moment that was published, and not older than the newest freeze when
+    /// the call began.
+    pub fn snapshot_at(&self, seq: impl FnOnce() -> Seq) -> Snapshot {
+        let snapshot = Snapshot::new(&self.shared);
+        snapshot.at(seq())
+    }
+
+    /// Everything applied, published or not: for the thread that applies.
+    pub fn latest(&self) -> Snapshot {
+        Snapshot::latest(&self.shared)
+    }
+
+    /// Calls `row` for each visible key from `start` to `end`, in order, until it answers false.
+    pub fn scan(
+        &self,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        mut row: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        let snapshot = self.snapshot();
+        let mut scan = snapshot.scan(start, end);
+        while scan.next()? {
+            if !row(scan.key(), scan.value()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all memory to tables and waits for it. With an outer log, whatever was frozen.
+    pub fn flush(&self) -> Result<()> {
+        if let Some(log) = &self.background.log {
+            self.commit.freeze(&self.shared, log, true)?;
+        }
+        self.work_inline()?;
+        self.wait(|work| work.queue.is_empty() && !work.flushing)
+    }
+
+    /// Waits until no compaction is due.
+    pub fn settle(&self) -> Result<()> {
+        self.flush()?;
+        loop {
+            let due = self.background.picker.pick(&self.shared.view.load().version).is_some();
+            let mut work = self.shared.work.lock();
+            if let Some(error) = &work.failure {
+                return Err(error.clone());
+            }
+            if work.closing || (!due && !work.compacting) {
+                return Ok(());
+            }
+            if work.compacting {
+                self.shared.bell.wait(&mut work);
+            } else {
+                drop(work);
+                self.background.compact_one()?;
+            }
+        }
+    }
+
+    fn wait(&self, done: impl Fn(&crate::state::Work) -> bool) -> Result<()> {
+        let mut work = self.shared.work.lock();
+        while !done(&work) {
+            if let Some(error) = &work.failure {
+                return Err(error.clone());
+            }
+            self.shared.bell.wait(&mut work);
+        }
+        work.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Everything up to here is in tables and attachments; an outer log may let it go.
+    pub fn durable_seq(&self) -> Seq {
+        self.shared.view.load().version.durable_seq
+    }
+
+    /// Readers see everything up to here.
+    pub fn visible_seq(&self) -> Seq {
+        self.shared.visible.load(Ordering::Acquire)
+    }
+
+    /// The attachment owner's state as of [`Engine::durable_seq`].
+    pub fn attachment_state(&self) -> Arc<Vec<u8>> {
+        self.shared.view.load().version.state.clone()
+    }
+
+    /// Reads, creates and installs attachments.
+    pub fn attachments(&self) -> Attachments {
+        Attachments { shared: self.shared.clone() }
+    }
+
+    /// What the log's recovery found at opening.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Removes files that the manifest does not name: leftovers of a crash. An owner with an outer log calls it once that
+    /// log has proved whole, because until then such a file may be all that is left of something.
+    pub fn remove_orphans(&self) -> Result<()> {
+        recovery::remove_orphans(&self.shared)
+    }
+
+    /// Reads all tables and checks every block and count, and every attachment's checksum. `step` is called with each
+    /// file's name and bytes before it is read and may stop the check by answering false. Problems are returned, not
+    /// repaired.
+    pub fn verify(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
+        let version = self.shared.view.load().version.clone();
+        let mut problems = Vec::new();
+        for table in version.levels.iter().flatten() {
+            if !step(&table.name(), table.meta.len) {
+                return Ok(problems);
+            }
+            problems.extend(table.verify().err());
+        }
+        let files = self.attachments();
+        for attachment in version.attachments.values() {
+            let name = format!("{:010}.att", attachment.meta.number);
+            if !step(&name, attachment.meta.len) {
+                return Ok(problems);
+            }
+            match files.map(attachment.meta.number) {
+                Ok(bytes) if crc32fast::hash((*bytes).as_ref()) != attachment.meta.crc => {
+                    problems.push(Error::corrupt(name, 0, "the checksum of the file is not the manifest's"));
+                }
+                Ok(_) => {}
+                Err(error) => problems.push(error),
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Gauges and counters.
+    pub fn stats(&self) -> Stats {
+        let view = self.shared.view.load();
+        let counters = &self.shared.counters;
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let levels = view.version.levels.iter();
+        let level = |tables: &Vec<Arc<crate::table::reader::Table>>| LevelStats {
+            tables: tables.len() as u64,
+            bytes: tables.iter().map(|table| table.meta.len).sum(),
+        };
+        let cache = self.shared.cache();
+        Stats {
+            visible_seq: self.visible_seq(),
+            durable_seq: view.version.durable_seq,
+            memtable_bytes: view.active.bytes() as u64,
+            frozen_memtables: view.frozen.len() as u64,
+            levels: levels.clone().map(level).collect(),
+            attachment_bytes: view.version.attachments.values().map(|a| a.meta.len).sum(),
+            flushes: load(&counters.flushes),
+            flushed_bytes: load(&counters.flushed_bytes),
+            compactions: load(&counters.compactions),
+            compacted_bytes: load(&counters.compacted_bytes),
+            stalls: load(&counters.stalls),
+            cache_hits: cache.hits(),
+            cache_misses: cache.misses(),
+            cache_bytes: cache.bytes(),
+            pinned_bytes: levels.flatten().map(|table| table.pinned_bytes() as u64).sum(),
+            log: self.background.log.as_ref().map(|log| log.stats()),
+        }
+    }
+
+    /// Whether the background has failed: then only a reopen helps.
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.work.lock().failure.clone()
+    }
+
+    /// Flushes, seals the log and stops the threads. Writes are refused afterwards; snapshots stay readable.
+    pub fn close(&self) -> Result<()> {
+        let flushed = if self.shared.work.lock().closing { Ok(()) } else { self.flush() };
+        self.shared.work.lock().closing = true;
+        self.shared.bell.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has nothing more to say here; its work is in the log.
+            let _ = thread.join();
+        }
+        flushed?;
+        if self.lock.lock().is_none() {
+            return Ok(());
+        }
+        if let Some(log) = &self.background.log {
+            log.seal()?;
+        }
+        self.shared.manifest.lock().seal()?;
+        *self.lock.lock() = None;
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Not a close: nothing is flushed, as after a kill. Threads stop at their next look.
+        self.shared.work.lock().closing = true;
+        self.shared.work.lock().queue.clear();
+        self.shared.bell.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong in the engine, by what the caller can do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An error of this machine and this moment; never an answer about the data.
+///
+/// Cloneable, because a failed background job or sync is told to everyone who writes afterwards.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: "open", "read" …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// Bytes on disk are not what was written. Nothing was changed; the rest of the data is untouched.
+    #[error("{file} is damaged at offset {offset}: {reason}")]
+    Corrupt {
+        /// File name, relative to the data folder.
+        file: String,
+        /// Where the damage was met, in bytes from the start of the file.
+        offset: u64,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// A sync failed, now or earlier: what was written since may or may not be on disk. Only a reopen helps (D10).
+    #[error("a sync of {file} failed ({reason}); writes since then may be lost until the store is reopened")]
+    SyncFailed {
+        /// The file whose sync failed.
+        file: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Memory or disk is behind; waiting helps.
+    #[error("the store is behind with {reason}; retry after {retry_after:?}")]
+    Busy {
+        /// What is behind.
+        reason: &'static str,
+        /// How long a caller should wait.
+        retry_after: Duration,
+    },
+    /// A key, value or batch is over its limit.
+    #[error("{what} is {size} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// Which thing.
+        what: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Another process has the folder open.
+    #[error("{} is in use by another process", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Error {
+    /// An [`Error::Io`] for `path`.
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::Io { action, path: path.to_path_buf(), source: Arc::new(source) }
+    }
+
+    /// An [`Error::Corrupt`] at `offset` of `file`.
+    pub fn corrupt(file: impl Into<String>, offset: u64, reason: impl Into<String>) -> Error {
+        Error::Corrupt { file: file.into(), offset, reason: reason.into() }
+    }
+
+    /// Whether the disk has no room left.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// Shorthand for results of the engine.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,90 @@
+//! A frozen memory becomes a level-0 table and attachments, installed together by one manifest record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::attachment::Attachments;
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::key::Seq;
+use crate::log::Log;
+use crate::memtable::Memtable;
+use crate::range_delete::RangeDeletes;
+use crate::state::{FlushTask, Shared};
+use crate::table::builder::{TableBuilder, TableMeta, TableOptions};
+use crate::table::footer::Codec;
+use crate::version::edit::Edit;
+
+/// Writes and installs one frozen memory. `log` is the engine's own, whose position the record carries.
+pub(crate) fn run(shared: &Arc<Shared>, mut task: FlushTask, log: Option<&Log>) -> Result<()> {
+    if let Some(log) = log {
+        // Tables must not run ahead of the log: what a failed sync left in doubt stays out of them.
+        log.sync(log.end())?;
+    }
+    let mut edit = Edit { durable_seq: Some(task.seq), ..Edit::default() };
+    if let Some(meta) = write_table(shared, &task.memtable)? {
+        shared.counters.flushed_bytes.fetch_add(meta.len, Ordering::Relaxed);
+        edit.add.push((0, meta));
+    }
+    edit.add_ranges = task.memtable.range_deletes();
+    if !edit.add_ranges.is_empty() {
+        let floor = shared.next_file();
+        edit.add_ranges.iter_mut().for_each(|range| range.floor = floor);
+    }
+    edit.log = log.map(Log::durable);
+    let files = Attachments { shared: shared.clone() };
+    if let Some(attached) = &mut task.attached {
+        edit.attachments = attached.write(&files)?;
+    }
+    shared.commit_flush(edit, Some(&task.memtable))?;
+    shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
+    if let Some(attached) = task.attached {
+        attached.installed(&files)?;
+    }
+    if let Some(log) = log {
+        log.purge(task.seq)?;
+    }
+    Ok(())
+}
+
+/// The newest version of each key; `None` when there is nothing to write. Deletes are kept: older tables may hold the key.
+fn write_table(shared: &Shared, memtable: &Memtable) -> Result<Option<TableMeta>> {
+    let ranges = RangeDeletes::new(memtable.range_deletes());
+    let mut cursor = memtable.cursor();
+    cursor.seek_first()?;
+    let mut builder = None;
+    let mut last: Option<Vec<u8>> = None;
+    while let Some(entry) = cursor.entry() {
+        let newest = last.as_deref() != Some(entry.key);
+        if newest {
+            match &mut last {
+                Some(last) => {
+                    last.clear();
+                    last.extend_from_slice(entry.key);
+                }
+                None => last = Some(entry.key.to_vec()),
+            }
+            if !ranges.covers(entry.key, entry.seq, Seq::MAX) {
+                let builder = match &mut builder {
+                    Some(builder) => builder,
+                    None => builder.insert(create(shared, 0)?),
+                };
+                builder.add(entry)?;
+            }
+        }
+        cursor.next()?;
+    }
+    builder.map(TableBuilder::finish).transpose()
+}
+
+/// A builder for a table of `level`. Hot levels are packed fast (lz4), the deep ones small (zstd).
+pub(crate) fn create(shared: &Shared, level: usize) -> Result<TableBuilder> {
+    let number = shared.next_file();
+    let options = TableOptions {
+        block_bytes: if level < 3 { shared.options.block_bytes } else { 2 * shared.options.block_bytes },
+        filter_bits: shared.options.filter_bits,
+        codec: if level < 3 { Codec::Lz4 } else { Codec::Zstd },
+    };
+    let uid = (shared.options.random)();
+    TableBuilder::create(&*shared.options.vfs, &shared.table_path(number), number, uid, options)
+}

@@ -1,0 +1,489 @@
+//! Appending: writers copy their record into the group and go on; one sync releases everybody it covers.
+//!
+//! There is no delay and no log thread. Whoever waits first while no sync is under way becomes the leader: it takes all
+//! that was appended, writes it with one call, syncs, and wakes the others; meanwhile the next group gathers. After a
+//! failed write or sync the log is poisoned: nobody is acknowledged any more (design D10).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::error::{Error, Result};
+use crate::log::reader::{self, Recovery, segment_name};
+use crate::log::segment::{self, HEADER_BYTES, Header, Kind, MAX_RECORD_BYTES};
+use crate::vfs::{File, Mode, Vfs};
+
+/// A place in the log: everything before it was appended earlier.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Segment number.
+    pub segment: u64,
+    /// Bytes from the start of the segment.
+    pub offset: u64,
+}
+
+/// How a log is laid out.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The folder.
+    pub dir: PathBuf,
+    /// What segment files end in, without the dot.
+    pub extension: &'static str,
+    /// Size of a segment in bytes; a longer record gets a segment of its own.
+    pub segment_bytes: u64,
+    /// Size of the first segment after opening: filled with zeros on the spot, so small enough not to delay the start.
+    pub first_segment_bytes: u64,
+    /// Whose log this is: a segment of another store is damage. `None` reads any (and writes zeros).
+    pub uuid: Option<[u8; 16]>,
+    /// Where the randomness of segment tags comes from.
+    pub random: fn() -> u64,
+}
+
+/// Counters since the log was opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogStats {
+    /// Syncs done.
+    pub syncs: u64,
+    /// Records appended.
+    pub records: u64,
+    /// Bytes written, records with their headers.
+    pub bytes: u64,
+}
+
+/// The buffered bytes at which an appender writes them out itself, sync or no sync.
+const WRITE_OUT_BYTES: usize = 4 << 20;
+/// Purged files kept to become segments again.
+const SPARES_MAX: usize = 2;
+
+struct State {
+    file: Arc<dyn File>,
+    number: u64,
+    tag: u32,
+    capacity: u64,
+    /// Appended and not yet written; starts at `written` in the file.
+    buffer: Vec<u8>,
+    /// A second buffer, so that a group can gather while the other is written.
+    empty: Vec<u8>,
+    written: u64,
+    end: u64,
+    durable: Position,
+    last_crc: u32,
+    last_seq: u64,
+    /// Whether nothing was appended since the last vouching record.
+    vouched: bool,
+    busy: bool,
+    poison: Option<Error>,
+    /// Number and first seq of every segment, ascending; the last is being written.
+    segments: Vec<(u64, u64)>,
+    /// Files ready to become segments: name and length.
+    spares: Vec<(String, u64)>,
+    next_spare: u64,
+    sealed: bool,
+}
+
+/// A log open for appending. All methods may be called from any thread.
+pub struct Log {
+    vfs: Arc<dyn Vfs>,
+    options: LogOptions,
+    state: Mutex<State>,
+    changed: Condvar,
+    syncs: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Log {
+    /// Reads what is there through `visit` (in order, with seq, kind and payload), then makes it ready for appending: the
+    /// part of the last segment that nothing proves durable is written again into a new segment and synced, because the
+    /// page cache may show bytes that the disk does not have (design, reliability.md B4).
+    ///
+    /// `floor` is a position known to be durable from elsewhere; `next_seq` is the first seq of a log without records.
+    pub fn open(
+        vfs: Arc<dyn Vfs>,
+        options: LogOptions,
+        floor: Option<Position>,
+        next_seq: u64,
+        visit: &mut dyn FnMut(u64, Kind, &[u8]) -> Result<()>,
+    ) -> Result<(Log, Recovery)> {
+        let scan = reader::scan(&*vfs, &options.dir, options.extension, options.uuid, floor, visit)?;
+        for name in &scan.leftovers {
+            let path = options.dir.join(name);
+            vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        let number = scan.segments.last().map_or(1, |&(last, _)| last + 1);
+        let after_last = scan.recovery.last_seq.map_or(next_seq, |seq| (seq + 1).max(next_seq));
+        let first_seq = scan.unproven.first().map_or(after_last, |(seq, _, _)| *seq);
+        let tag = (options.random)() as u32;
+        let header = Header {
+            tag,
+            number,
+            first_seq,
+            uuid: options.uuid.unwrap_or_default(),
+            previous_len: scan.proven,
+            previous_crc: scan.proven_crc,
+        };
+        let mut bytes = header.encode().to_vec();
+        let mut last_crc = 0;
+        for (seq, kind, payload) in &scan.unproven {
+            last_crc = segment::encode_record(&mut bytes, tag, 0, *seq, *kind, &[payload]);
+        }
+        let end = bytes.len() as u64;
+        let capacity = options.first_segment_bytes.max(end + HEADER_BYTES as u64);
+        let (temporary, path) = (
+            options.dir.join(format!("{number:010}.{}-new", options.extension)),
+            options.dir.join(segment_name(number, options.extension)),
+        );
+        let file = vfs.open(&temporary, Mode::Create).map_err(|e| Error::io("create", &temporary, e))?;
+        file.write_at(&bytes, 0).map_err(|e| Error::io("write", &temporary, e))?;
+        fill_with_zeros(&*file, end, capacity).map_err(|e| Error::io("fill", &temporary, e))?;
+        file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
+        vfs.rename(&temporary, &path).map_err(|e| Error::io("rename", &temporary, e))?;
+        vfs.sync_dir(&options.dir).map_err(|e| sync_failed(&options.dir, &e.0))?;
+        let mut segments = scan.segments;
+        segments.push((number, first_seq));
+        let state = State {
+            file,
+            number,
+            tag,
+            capacity,
+            buffer: Vec::new(),
+            empty: Vec::new(),
+            written: end,
+            end,
+            durable: Position { segment: number, offset: end },
+            last_crc,
+            last_seq: scan.recovery.last_seq.unwrap_or(0),
+            vouched: true,
+            busy: false,
+            poison: None,
+            segments,
+            spares: Vec::new(),
+            next_spare: 0,
+            sealed: false,
+        };
+        let log = Log {
+            vfs,
+            options,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            syncs: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        };
+        Ok((log, scan.recovery))
+    }
+
+    /// Copies a record into the group and answers where it ends; durable once [`Log::sync`] up to there has returned.
+    /// `seq` must not run backwards. Errors when the log is poisoned or closed, or the record is over 256 MiB.
+    pub fn append(&self, seq: u64, kind: Kind, payload: &[&[u8]]) -> Result<Position> {
+        let size: usize = payload.iter().map(|part| part.len()).sum();
+        if size + 1 > MAX_RECORD_BYTES {
+            return Err(Error::TooLarge { what: "a log record", size: size as u64, limit: MAX_RECORD_BYTES as u64 - 1 });
+        }
+        let need = segment::record_len(size) as u64;
+        let mut state = self.state.lock();
+        state.check()?;
+        // A segment that holds no record yet takes any record, growing if it must.
+        if state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
+            state = self.rotate(state, seq, need)?;
+        } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.busy {
+            state = self.lead(state, false)?;
+        }
+        assert!(seq >= state.last_seq, "seq {seq} is appended after {}", state.last_seq);
+        let synced = if state.durable.segment == state.number { state.durable.offset } else { 0 };
+        let tag = state.tag;
+        state.last_crc = segment::encode_record(&mut state.buffer, tag, synced, seq, kind, payload);
+        state.last_seq = seq;
+        state.vouched = kind == Kind::Vouch;
+        state.end += need;
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(need, Ordering::Relaxed);
+        Ok(Position { segment: state.number, offset: state.end })
+    }
+
+    /// Returns once everything before `upto` is durable. One sync serves all who wait for it.
+    pub fn sync(&self, upto: Position) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if state.durable >= upto {
+                return Ok(());
+            }
+            state.check()?;
+            if state.busy {
+                self.changed.wait(&mut state);
+            } else {
+                state = self.lead(state, true)?;
+            }
+        }
+    }
+
+    /// Hands everything appended to the operating system, without waiting for the disk.
+    pub fn write_out(&self) -> Result<()> {
+        let state = self.state.lock();
+        state.check()?;
+        if state.busy || state.buffer.is_empty() {
+            return Ok(()); // whoever is busy, or waits next, takes it along
+        }
+        self.lead(state, false).map(drop)
+    }
+
+    /// Where the durable part ends.
+    pub fn durable(&self) -> Position {
+        self.state.lock().durable
+    }
+
+    /// Where the appended part ends.
+    pub fn end(&self) -> Position {
+        let state = self.state.lock();
+        Position { segment: state.number, offset: state.end }
+    }
+
+    /// If the last sync is not yet vouched for by a later record, appends and syncs an empty one, so that damage to the
+    /// last group can be told from a torn tail. Meant for idle moments.
+    pub fn vouch(&self) -> Result<()> {
+        let seq = {
+            let state = self.state.lock();
+            if state.vouched || state.busy || state.sealed {
+                return Ok(());
+            }
+            state.last_seq
+        };
+        let all = self.end();
+        self.sync(all)?;
+        let end = self.append(seq, Kind::Vouch, &[])?;
+        self.sync(end)
+    }
+
+    /// Says that the log ends here, in order. Later appends answer [`Error::Closed`].
+    pub fn seal(&self) -> Result<()> {
+        let seq = {
+            let state = self.state.lock();
+            if state.sealed {
+                return Ok(());
+            }
+            state.last_seq
+        };
+        let all = self.end();
+        self.sync(all)?; // so that the seal vouches for everything before it
+        let end = self.append(seq, Kind::Seal, &[])?;
+        self.sync(end)?;
+        self.state.lock().sealed = true;
+        Ok(())
+    }
+
+    /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed.
+    pub fn purge(&self, seq: u64) -> Result<()> {
+        loop {
+            let (name, recycled) = {
+                let mut state = self.state.lock();
+                if state.segments.len() < 2 || state.segments[1].1 > seq.saturating_add(1) {
+                    return Ok(());
+                }
+                let (number, _) = state.segments.remove(0);
+                let recycled = if state.spares.len() < SPARES_MAX && self.recycles() {
+                    state.next_spare += 1;
+                    Some(format!("{:010}.{}-spare", state.next_spare, self.options.extension))
+                } else {
+                    None
+                };
+                (segment_name(number, self.options.extension), recycled)
+            };
+            let path = self.options.dir.join(&name);
+            match recycled {
+                Some(spare) => {
+                    let to = self.options.dir.join(&spare);
+                    self.vfs.rename(&path, &to).map_err(|e| Error::io("rename", &path, e))?;
+                    self.sync_dir()?;
+                    let file = self.vfs.open(&to, Mode::Read).map_err(|e| Error::io("open", &to, e))?;
+                    let len = file.len().map_err(|e| Error::io("measure", &to, e))?;
+                    self.state.lock().spares.push((spare, len));
+                }
+                None => {
+                    self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+                    self.sync_dir()?; // one by one, so that a power cut leaves no gap in the numbers
+                }
+            }
+        }
+    }
+
+    /// Fills a file with zeros to become the next segment, if none is ready. For a background thread: the write path then
+    /// never waits for it.
+    pub fn prepare_spare(&self) -> Result<()> {
+        let name = {
+            let mut state = self.state.lock();
+            state.check()?;
+            if state.spares.iter().any(|(_, len)| *len >= self.options.segment_bytes) {
+                return Ok(());
+            }
+            state.next_spare += 1;
+            format!("{:010}.{}-spare", state.next_spare, self.options.extension)
+        };
+        let path = self.options.dir.join(&name);
+        let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
+        fill_with_zeros(&*file, 0, self.options.segment_bytes).map_err(|e| Error::io("fill", &path, e))?;
+        file.sync().map_err(|e| sync_failed(&path, &e.0))?;
+        self.state.lock().spares.push((name, self.options.segment_bytes));
+        Ok(())
+    }
+
+    /// Whether [`Log::prepare_spare`] has something to do.
+    pub fn wants_spare(&self) -> bool {
+        let state = self.state.lock();
+        state.poison.is_none() && !state.spares.iter().any(|(_, len)| *len >= self.options.segment_bytes)
+    }
+
+    /// Counters since the log was opened.
+    pub fn stats(&self) -> LogStats {
+        LogStats {
+            syncs: self.syncs.load(Ordering::Relaxed),
+            records: self.records.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        self.vfs.sync_dir(&self.options.dir).map_err(|e| sync_failed(&self.options.dir, &e.0))
+    }
+
+    fn recycles(&self) -> bool {
+        self.options.segment_bytes > self.options.first_segment_bytes
+    }
+
+    /// Writes (and syncs) all that was appended, with the lock released meanwhile. The caller has seen `busy` unset.
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, sync: bool) -> Result<MutexGuard<'a, State>> {
+        debug_assert!(!state.busy);
+        state.busy = true;
+        let empty = std::mem::take(&mut state.empty);
+        let bytes = std::mem::replace(&mut state.buffer, empty);
+        let (file, from, end) = (state.file.clone(), state.written, state.end);
+        let number = state.number;
+        drop(state);
+        let path = || self.options.dir.join(segment_name(number, self.options.extension));
+        let mut result = Ok(());
+        if !bytes.is_empty() {
+            result = file.write_at(&bytes, from).map_err(|e| Error::io("write", &path(), e));
+        }
+        if result.is_ok() && sync {
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            result = file.sync().map_err(|e| sync_failed(&path(), &e.0));
+        }
+        let mut state = self.state.lock();
+        state.busy = false;
+        let mut bytes = bytes;
+        bytes.clear();
+        if bytes.capacity() <= WRITE_OUT_BYTES {
+            state.empty = bytes;
+        }
+        match result {
+            Ok(()) => {
+                state.written = end;
+                if sync {
+                    state.durable = Position { segment: number, offset: end };
+                }
+            }
+            // Even a failed write poisons: what it left in the file is unknown, and D10 wants one way out.
+            Err(error) => state.poison = Some(error),
+        }
+        self.changed.notify_all();
+        state.check()?;
+        Ok(state)
+    }
+
+    /// Starts the next segment: all of the present one is made durable first, then the new header, then the name.
+    fn rotate<'a>(&'a self, mut state: MutexGuard<'a, State>, seq: u64, need: u64) -> Result<MutexGuard<'a, State>> {
+        let full = state.number;
+        loop {
+            state.check()?;
+            if state.number != full {
+                return Ok(state); // somebody else did it
+            }
+            if state.busy {
+                self.changed.wait(&mut state);
+            } else if state.durable != (Position { segment: full, offset: state.end }) {
+                state = self.lead(state, true)?;
+            } else {
+                break;
+            }
+        }
+        let result = self.next_segment(&mut state, seq, need);
+        if let Err(error) = result {
+            state.poison = Some(error.clone());
+            self.changed.notify_all();
+            return Err(error);
+        }
+        Ok(state)
+    }
+
+    fn next_segment(&self, state: &mut State, seq: u64, need: u64) -> Result<()> {
+        let number = state.number + 1;
+        let tag = (self.options.random)() as u32;
+        let header = Header {
+            tag,
+            number,
+            first_seq: seq,
+            uuid: self.options.uuid.unwrap_or_default(),
+            previous_len: state.end,
+            previous_crc: state.last_crc,
+        };
+        let (temporary, file, capacity) = match state.spares.pop() {
+            Some((name, len)) => {
+                let path = self.options.dir.join(name);
+                let file = self.vfs.open(&path, Mode::Write).map_err(|e| Error::io("open", &path, e))?;
+                (path, file, len)
+            }
+            None => {
+                let path = self.options.dir.join(format!("{number:010}.{}-new", self.options.extension));
+                let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
+                let capacity = self.options.segment_bytes;
+                file.allocate(capacity).map_err(|e| Error::io("allocate", &path, e))?;
+                (path, file, capacity)
+            }
+        };
+        file.write_at(&header.encode(), 0).map_err(|e| Error::io("write", &temporary, e))?;
+        file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
+        let path = self.options.dir.join(segment_name(number, self.options.extension));
+        self.vfs.rename(&temporary, &path).map_err(|e| Error::io("rename", &temporary, e))?;
+        self.sync_dir()?;
+        state.file = file;
+        state.number = number;
+        state.tag = tag;
+        state.capacity = capacity.max(HEADER_BYTES as u64 + need);
+        state.written = HEADER_BYTES as u64;
+        state.end = HEADER_BYTES as u64;
+        state.durable = Position { segment: number, offset: HEADER_BYTES as u64 };
+        state.last_crc = 0;
+        state.segments.push((number, seq));
+        Ok(())
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<()> {
+        match &self.poison {
+            Some(error) => Err(error.clone()),
+            None if self.sealed => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes zeros from `from` to `to`: reserved blocks are not enough, their first write costs a journal commit.
+fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let zeros = vec![0; CHUNK.min((to - from.min(to)) as usize)];
+    let mut at = from;
+    while at < to {
+        let len = (to - at).min(CHUNK as u64) as usize;
+        file.write_at(&zeros[..len], at)?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+/// The final error of a failed sync.
+pub(crate) fn sync_failed(path: &Path, error: &std::io::Error) -> Error {
+    let file = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    Error::SyncFailed { file, reason: error.to_string() }
+}

@@ -1,0 +1,224 @@
+//! The newest entries, sorted in memory: a concurrent skip list (crossbeam-skiplist).
+//!
+//! crossbeam-skiplist 0.1.3 leaks a node that is replaced by an equal key. Entries are therefore unique by (key, seq):
+//! batches drop their duplicates, and each batch has a seq of its own.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crossbeam_skiplist::SkipMap;
+use crossbeam_skiplist::map::Entry as Node;
+use parking_lot::RwLock;
+
+use crate::batch::Operation;
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::key::{self, Entry, Op, Seq};
+use crate::range_delete::RangeDelete;
+
+/// Estimated bytes that the list itself takes for an entry: node, tower, two boxes.
+const ENTRY_OVERHEAD_BYTES: usize = 112;
+
+struct Version {
+    key: Box<[u8]>,
+    seq: Seq,
+}
+
+/// A place in the order, owned or borrowed, so that look-ups allocate nothing.
+trait Place {
+    fn place(&self) -> (&[u8], Seq);
+}
+
+impl Place for Version {
+    fn place(&self) -> (&[u8], Seq) {
+        (&self.key, self.seq)
+    }
+}
+
+impl Place for (&[u8], Seq) {
+    fn place(&self) -> (&[u8], Seq) {
+        *self
+    }
+}
+
+impl PartialEq for dyn Place + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for dyn Place + '_ {}
+
+impl PartialOrd for dyn Place + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Place + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.place(), other.place());
+        key::compare(a.0, a.1, b.0, b.1)
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Version {}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Version {
+    fn cmp(&self, other: &Self) -> Ordering {
+        key::compare(&self.key, self.seq, &other.key, other.seq)
+    }
+}
+
+impl<'a> Borrow<dyn Place + 'a> for Version {
+    fn borrow(&self) -> &(dyn Place + 'a) {
+        self
+    }
+}
+
+/// `None` is a delete.
+type Value = Option<Box<[u8]>>;
+
+/// The newest entries. Inserted into by one writer at a time, read by anybody.
+pub(crate) struct Memtable {
+    map: SkipMap<Version, Value>,
+    ranges: RwLock<Vec<RangeDelete>>,
+    has_ranges: AtomicBool,
+    bytes: AtomicUsize,
+    entries: AtomicU64,
+}
+
+impl Memtable {
+    pub(crate) fn new() -> Memtable {
+        Memtable {
+            map: SkipMap::new(),
+            ranges: RwLock::new(Vec::new()),
+            has_ranges: AtomicBool::new(false),
+            bytes: AtomicUsize::new(0),
+            entries: AtomicU64::new(0),
+        }
+    }
+
+    /// Inserts the operations of one batch; keys in it are unique.
+    pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
+        let mut bytes = 0;
+        for operation in operations {
+            let (key, value): (&[u8], Value) = match *operation {
+                Operation::Put(key, value) => (key, Some(value.into())),
+                Operation::Delete(key) => (key, None),
+                Operation::DeleteRange(start, end) => {
+                    bytes += start.len() + end.len() + ENTRY_OVERHEAD_BYTES;
+                    self.ranges.write().push(RangeDelete { start: start.into(), end: end.into(), seq, floor: u64::MAX });
+                    self.has_ranges.store(true, Relaxed);
+                    continue;
+                }
+            };
+            bytes += key.len() + value.as_ref().map_or(0, |value| value.len()) + ENTRY_OVERHEAD_BYTES;
+            self.map.insert(Version { key: key.into(), seq }, value);
+        }
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.entries.fetch_add(operations.len() as u64, Relaxed);
+    }
+
+    /// The newest version of `key` with a seq of at most `at`.
+    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Option<(Seq, Option<Vec<u8>>)> {
+        let from: &dyn Place = &(key, at);
+        let node = self.map.lower_bound(Bound::Included(from))?;
+        (*node.key().key == *key).then(|| (node.key().seq, node.value().as_deref().map(<[u8]>::to_vec)))
+    }
+
+    pub(crate) fn range_deletes(&self) -> Vec<RangeDelete> {
+        if self.has_ranges.load(Relaxed) { self.ranges.read().clone() } else { Vec::new() }
+    }
+
+    pub(crate) fn has_range_deletes(&self) -> bool {
+        self.has_ranges.load(Relaxed)
+    }
+
+    /// Whether a range delete in here hides version `seq` of `key` from a reader at `at`.
+    pub(crate) fn range_deleted(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
+        self.has_ranges.load(Relaxed)
+            && self
+                .ranges
+                .read()
+                .iter()
+                .any(|r| seq < r.seq && r.seq <= at && r.start.as_slice() <= key && key < r.end.as_slice())
+    }
+
+    /// Bytes it takes, estimated.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.load(Relaxed) == 0
+    }
+
+    pub(crate) fn cursor(&self) -> MemtableCursor<'_> {
+        MemtableCursor { map: &self.map, node: None }
+    }
+}
+
+/// Walks a memtable. Entries inserted meanwhile may or may not be met; the reader filters by seq.
+pub(crate) struct MemtableCursor<'a> {
+    map: &'a SkipMap<Version, Value>,
+    node: Option<Node<'a, Version, Value>>,
+}
+
+impl Cursor for MemtableCursor<'_> {
+    fn seek_first(&mut self) -> Result<()> {
+        self.node = self.map.front();
+        Ok(())
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        self.node = self.map.back();
+        Ok(())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        let from: &dyn Place = &(key, Seq::MAX);
+        self.node = self.map.lower_bound(Bound::Included(from));
+        Ok(())
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        let to: &dyn Place = &(key, Seq::MAX);
+        // (key, MAX) sorts before every version of key, and no version has that seq.
+        self.node = self.map.upper_bound(Bound::Excluded(to));
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.node = self.node.as_ref().and_then(Node::next);
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.node = self.node.as_ref().and_then(Node::prev);
+        Ok(())
+    }
+
+    fn entry(&self) -> Option<Entry<'_>> {
+        let node = self.node.as_ref()?;
+        let (op, value) = match node.value() {
+            Some(value) => (Op::Put, &value[..]),
+            None => (Op::Delete, &[][..]),
+        };
+        Some(Entry { key: &node.key().key, seq: node.key().seq, op, value })
+    }
+}

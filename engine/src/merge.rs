@@ -1,0 +1,143 @@
+//! Many cursors walked as one, in the order of entries: a heap of the cursors, the nearest on top.
+
+use std::cmp::Ordering;
+
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::key::{Entry, compare};
+
+/// Walks the union of several cursors. No two of them hold the same (key, seq).
+pub(crate) struct MergeCursor<'a> {
+    cursors: Vec<Box<dyn Cursor + 'a>>,
+    /// Indexes of the cursors that stand on an entry, as a binary heap.
+    heap: Vec<usize>,
+    forward: bool,
+}
+
+impl<'a> MergeCursor<'a> {
+    pub(crate) fn new(cursors: Vec<Box<dyn Cursor + 'a>>) -> MergeCursor<'a> {
+        MergeCursor { cursors, heap: Vec::new(), forward: true }
+    }
+
+    /// Whether cursor `a` comes before cursor `b` in the direction of travel. Both stand on an entry.
+    fn before(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (self.cursors[a].entry(), self.cursors[b].entry());
+        let (a, b) = (a.expect("in the heap"), b.expect("in the heap"));
+        let wanted = if self.forward { Ordering::Less } else { Ordering::Greater };
+        compare(a.key, a.seq, b.key, b.seq) == wanted
+    }
+
+    fn sift_down(&mut self, mut at: usize) {
+        loop {
+            let (left, right) = (2 * at + 1, 2 * at + 2);
+            let mut first = at;
+            for child in [left, right] {
+                if child < self.heap.len() && self.before(self.heap[child], self.heap[first]) {
+                    first = child;
+                }
+            }
+            if first == at {
+                return;
+            }
+            self.heap.swap(at, first);
+            at = first;
+        }
+    }
+
+    fn rebuild(&mut self, forward: bool) {
+        self.forward = forward;
+        self.heap = (0..self.cursors.len()).filter(|&index| self.cursors[index].entry().is_some()).collect();
+        for at in (0..self.heap.len() / 2).rev() {
+            self.sift_down(at);
+        }
+    }
+
+    /// After the cursor on top has moved.
+    fn settle_top(&mut self) {
+        if self.cursors[self.heap[0]].entry().is_none() {
+            self.heap.swap_remove(0);
+        }
+        self.sift_down(0);
+    }
+
+    fn each(&mut self, forward: bool, mut action: impl FnMut(&mut dyn Cursor) -> Result<()>) -> Result<()> {
+        self.heap.clear();
+        for cursor in &mut self.cursors {
+            action(&mut **cursor)?;
+        }
+        self.rebuild(forward);
+        Ok(())
+    }
+
+    /// Turns round: all other cursors are placed on the far side of the present entry.
+    fn turn(&mut self, forward: bool) -> Result<()> {
+        let top = self.heap[0];
+        let (key, seq) = {
+            let entry = self.cursors[top].entry().expect("stands on an entry");
+            (entry.key.to_vec(), entry.seq)
+        };
+        self.heap.clear();
+        for (index, cursor) in self.cursors.iter_mut().enumerate() {
+            if index == top {
+                continue;
+            }
+            cursor.seek(&key)?;
+            // Past the versions that lie before the present entry.
+            while cursor.entry().is_some_and(|e| compare(e.key, e.seq, &key, seq) == Ordering::Less) {
+                cursor.next()?;
+            }
+            if !forward {
+                match cursor.entry() {
+                    Some(_) => cursor.prev()?,
+                    None => cursor.seek_last()?,
+                }
+            }
+        }
+        self.rebuild(forward);
+        Ok(())
+    }
+}
+
+impl Cursor for MergeCursor<'_> {
+    fn seek_first(&mut self) -> Result<()> {
+        self.each(true, |cursor| cursor.seek_first())
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        self.each(false, |cursor| cursor.seek_last())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.each(true, |cursor| cursor.seek(key))
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        self.each(false, |cursor| cursor.seek_before(key))
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if !self.forward {
+            self.turn(true)?;
+        }
+        if let Some(&top) = self.heap.first() {
+            self.cursors[top].next()?;
+            self.settle_top();
+        }
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        if self.forward {
+            self.turn(false)?;
+        }
+        if let Some(&top) = self.heap.first() {
+            self.cursors[top].prev()?;
+            self.settle_top();
+        }
+        Ok(())
+    }
+
+    fn entry(&self) -> Option<Entry<'_>> {
+        self.cursors[*self.heap.first()?].entry()
+    }
+}

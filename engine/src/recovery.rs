@@ -1,0 +1,132 @@
+//! Opening a store: lock, manifest, log.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex};
+
+use crate::background::Background;
+use crate::batch::Batch;
+use crate::compaction::picker::Leveled;
+use crate::error::{Error, Result};
+use crate::log::{Kind, Log, LogOptions, Recovery};
+use crate::memtable::Memtable;
+use crate::options::Options;
+use crate::state::{Shared, View, Work};
+use crate::stats::Counters;
+use crate::table::cache::BlockCache;
+use crate::version::manifest::{Files, Manifest};
+use crate::vfs::Lock;
+
+/// File ending of the engine's own log.
+pub(crate) const LOG_EXTENSION: &str = "wal";
+/// The first log segment after opening: 4 MiB of zeros take about 12 ms to write.
+pub(crate) const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
+
+pub(crate) struct Opened {
+    pub background: Background,
+    pub recovery: Recovery,
+    pub lock: Box<dyn Lock>,
+}
+
+pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
+    let vfs = options.vfs.clone();
+    vfs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+    let lock = vfs.lock(&dir.join("LOCK")).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock => Error::InUse { path: dir.to_path_buf() },
+        _ => Error::io("lock", dir, e),
+    })?;
+    refuse_foreign(dir, &options)?;
+    let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
+    let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
+    let opened = Manifest::open(dir, &options, &files)?;
+    let version = opened.version;
+    let durable = version.durable_seq;
+    let active = Arc::new(Memtable::new());
+    let mut last = durable;
+    let (mut log, mut recovery) = (None, Recovery::default());
+    if options.log {
+        let log_options = LogOptions {
+            dir: dir.to_path_buf(),
+            extension: LOG_EXTENSION,
+            segment_bytes: options.segment_bytes,
+            first_segment_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes),
+            uuid: None,
+            random: options.random,
+        };
+        let mut first = None;
+        let (log_opened, found) =
+            Log::open(vfs.clone(), log_options, opened.log, durable + 1, &mut |seq, kind, payload| {
+                first.get_or_insert(seq);
+                if seq <= durable || kind != Kind::Batch {
+                    return Ok(());
+                }
+                if seq != last + 1 {
+                    let reason = format!("seq {seq} follows {last}: batches are missing");
+                    return Err(Error::corrupt("the log", 0, reason));
+                }
+                let batch = Batch::decode(payload)
+                    .ok_or_else(|| Error::corrupt("the log", 0, format!("malformed batch of seq {seq}")))?;
+                active.insert(seq, &batch.effective()?);
+                last = seq;
+                Ok(())
+            })?;
+        if found.first_seq.is_some_and(|first| first > durable + 1) {
+            let reason = format!("it begins at seq {:?}, but tables end at seq {durable}", found.first_seq);
+            return Err(Error::corrupt("the log", 0, reason));
+        }
+        log = Some(Arc::new(log_opened));
+        recovery = found;
+    }
+    let view = View { active, frozen: Vec::new(), version: Arc::new(version) };
+    let picker = Arc::new(Leveled::new(&options));
+    let shared = Shared {
+        options,
+        dir: dir.to_path_buf(),
+        files,
+        view: ArcSwap::from_pointee(view),
+        visible: AtomicU64::new(last),
+        next_file: AtomicU64::new(opened.next_file),
+        manifest: Mutex::new(opened.manifest),
+        work: Mutex::new(Work::default()),
+        bell: Condvar::new(),
+        counters: Counters::default(),
+    };
+    let background = Background { shared: Arc::new(shared), log, picker };
+    Ok(Opened { background, recovery, lock })
+}
+
+/// A folder with tables but without a manifest has lost it: starting afresh would hide everything.
+fn refuse_foreign(dir: &Path, options: &Options) -> Result<()> {
+    let names = options.vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+    let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
+    if ends(".manifest").is_none() {
+        if let Some(name) = ends(".sst").or(ends(".att")) {
+            return Err(Error::corrupt("the manifest", 0, format!("it is missing, but {name} is there")));
+        }
+    }
+    Ok(())
+}
+
+/// Removes tables and attachments that the manifest does not name.
+pub(crate) fn remove_orphans(shared: &Shared) -> Result<()> {
+    let names = shared.options.vfs.list(&shared.dir).map_err(|e| Error::io("list", &shared.dir, e))?;
+    let version = shared.view.load().version.clone();
+    for name in names {
+        let Some((number, ending)) = name.split_once('.') else { continue };
+        let Ok(number) = number.parse::<u64>() else { continue };
+        let live = match ending {
+            "sst" => version.levels.iter().flatten().any(|table| table.meta.number == number),
+            "att" => version.attachments.contains_key(&number),
+            _ => true,
+        };
+        if !live {
+            let path = shared.dir.join(&name);
+            shared.options.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Walking keys at a moment: versions, deletes and range deletes resolved.
+
+use std::ops::Bound;
+
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::key::{Op, Seq};
+use crate::merge::MergeCursor;
+use crate::range_delete::RangeDeletes;
+use crate::state::View;
+
+/// A walk over visible keys. It lends key and value; a new scan stands before the first row, so that `next` gives the
+/// first and `prev` the last.
+pub struct Scan<'a> {
+    merged: MergeCursor<'a>,
+    ranges: RangeDeletes,
+    at: Seq,
+    start: Bound<Vec<u8>>,
+    end: Bound<Vec<u8>>,
+    place: Place,
+    /// The row when walking backward, where the cursor already stands before it.
+    key: Vec<u8>,
+    value: Vec<u8>,
+    seq: Seq,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the first row and after the last at once: nothing was asked yet.
+    Fresh,
+    /// On a row, with the cursor on it.
+    Forward,
+    /// On a row held in `key` and `value`, with the cursor before all its versions.
+    Backward,
+    /// Walked off an end.
+    Done,
+}
+
+fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
+    bound.map(<[u8]>::to_vec)
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(view: &'a View, at: Seq, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Scan<'a> {
+        let mut cursors: Vec<Box<dyn Cursor + 'a>> = Vec::new();
+        for memtable in view.memtables() {
+            cursors.push(Box::new(memtable.cursor()));
+        }
+        view.version.cursors(&mut cursors);
+        Scan {
+            merged: MergeCursor::new(cursors),
+            ranges: view.range_deletes(),
+            at,
+            start: owned(start),
+            end: owned(end),
+            place: Place::Fresh,
+            key: Vec::new(),
+            value: Vec::new(),
+            seq: 0,
+        }
+    }
+
+    /// The key of the row it stands on. Call only after `next`, `prev` or `seek` answered true.
+    pub fn key(&self) -> &[u8] {
+        match self.place {
+            Place::Forward => self.merged.entry().map_or(&[], |entry| entry.key),
+            _ => &self.key,
+        }
+    }
+
+    /// The value of the row it stands on.
+    pub fn value(&self) -> &[u8] {
+        match self.place {
+            Place::Forward => self.merged.entry().map_or(&[], |entry| entry.value),
+            _ => &self.value,
+        }
+    }
+
+    /// The sequence number that wrote the row.
+    pub fn seq(&self) -> Seq {
+        match self.place {
+            Place::Forward => self.merged.entry().map_or(0, |entry| entry.seq),
+            _ => self.seq,
+        }
+    }
+
+    fn within_end(&self, key: &[u8]) -> bool {
+        match &self.end {
+            Bound::Unbounded => true,
+            Bound::Included(end) => key <= end.as_slice(),
+            Bound::Excluded(end) => key < end.as_slice(),
+        }
+    }
+
+    fn within_start(&self, key: &[u8]) -> bool {
+        match &self.start {
+            Bound::Unbounded => true,
+            Bound::Included(start) => key >= start.as_slice(),
+            Bound::Excluded(start) => key > start.as_slice(),
+        }
+    }
+
+    /// To the first row with a key of at least `key` (and inside the bounds). Answers whether there is one.
+    pub fn seek(&mut self, key: &[u8]) -> Result<bool> {
+        match &self.start {
+            Bound::Included(start) | Bound::Excluded(start) if start.as_slice() > key => self.merged.seek(start)?,
+            _ => self.merged.seek(key)?,
+        }
+        self.settle_forward(None)
+    }
+
+    /// To the next row. Answers whether there is one.
+    pub fn next(&mut self) -> Result<bool> {
+        match self.place {
+            Place::Done => Ok(false),
+            Place::Fresh => {
+                match &self.start {
+                    Bound::Unbounded => self.merged.seek_first()?,
+                    Bound::Included(start) | Bound::Excluded(start) => self.merged.seek(start)?,
+                }
+                self.settle_forward(None)
+            }
+            Place::Forward => {
+                let mut left = std::mem::take(&mut self.key);
+                left.clear();
+                left.extend_from_slice(self.merged.entry().map_or(&[], |entry| entry.key));
+                self.merged.next()?;
+                let found = self.settle_forward(Some(&left));
+                self.key = left;
+                found
+            }
+            Place::Backward => {
+                let left = std::mem::take(&mut self.key);
+                self.merged.seek(&left)?;
+                let found = self.settle_forward(Some(&left));
+                self.key = left;
+                found
+            }
+        }
+    }
+
+    /// Walks on to the newest visible version of a key other than `left`.
+    fn settle_forward(&mut self, left: Option<&[u8]>) -> Result<bool> {
+        // The key whose newer version decided that it is not a row.
+        let mut hidden: Vec<u8> = left.map(<[u8]>::to_vec).unwrap_or_default();
+        let mut hiding = left.is_some();
+        loop {
+            let Some(entry) = self.merged.entry() else { break };
+            if !self.within_end(entry.key) {
+                break;
+            }
+            if entry.seq <= self.at && !(hiding && entry.key == hidden) && self.within_start(entry.key) {
+                if entry.op == Op::Put && !self.ranges.covers(entry.key, entry.seq, self.at) {
+                    self.place = Place::Forward;
+                    return Ok(true);
+                }
+                hidden.clear();
+                hidden.extend_from_slice(entry.key);
+                hiding = true;
+            }
+            self.merged.next()?;
+        }
+        self.place = Place::Done;
+        Ok(false)
+    }
+
+    /// To the row before. Answers whether there is one.
+    pub fn prev(&mut self) -> Result<bool> {
+        match self.place {
+            Place::Done => return Ok(false),
+            Place::Fresh => match &self.end {
+                Bound::Unbounded => self.merged.seek_last()?,
+                Bound::Excluded(end) => self.merged.seek_before(end)?,
+                Bound::Included(end) => {
+                    let mut after = end.clone();
+                    after.push(0); // the smallest key that is greater
+                    self.merged.seek_before(&after)?;
+                }
+            },
+            Place::Forward => {
+                let key = self.merged.entry().map_or(Vec::new(), |entry| entry.key.to_vec());
+                self.merged.seek_before(&key)?;
+            }
+            Place::Backward => {}
+        }
+        // Backward, the versions of a key come oldest first; the last one that is visible decides.
+        loop {
+            let Some(entry) = self.merged.entry() else { break };
+            if !self.within_start(entry.key) {
+                break;
+            }
+            self.key.clear();
+            self.key.extend_from_slice(entry.key);
+            let mut row = false;
+            while let Some(entry) = self.merged.entry().filter(|entry| entry.key == self.key) {
+                if entry.seq <= self.at {
+                    row = entry.op == Op::Put && !self.ranges.covers(entry.key, entry.seq, self.at);
+                    self.seq = entry.seq;
+                    self.value.clear();
+                    self.value.extend_from_slice(entry.value);
+                }
+                self.merged.prev()?;
+            }
+            if row {
+                self.place = Place::Backward;
+                return Ok(true);
+            }
+        }
+        self.place = Place::Done;
+        Ok(false)
+    }
+}

@@ -1,0 +1,63 @@
+//! A value as a read hands it out: bytes of its own, or a part of a cached block.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use crate::table::block::Block;
+
+/// A value under this size is copied, so that ten held bytes do not keep a whole block in memory.
+const COPY_BYTES: usize = 64;
+
+/// Bytes that were read. Dereferences to `[u8]`; cheap to keep, but a large one holds its block in memory.
+#[derive(Clone)]
+pub struct Slice(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Owned(Vec<u8>),
+    Block(Arc<Block>, Range<usize>),
+}
+
+impl Slice {
+    pub(crate) fn owned(bytes: Vec<u8>) -> Slice {
+        Slice(Repr::Owned(bytes))
+    }
+
+    pub(crate) fn in_block(block: Arc<Block>, range: Range<usize>) -> Slice {
+        if range.len() < COPY_BYTES {
+            return Slice::owned((*block).as_ref()[range].to_vec());
+        }
+        Slice(Repr::Block(block, range))
+    }
+
+    /// The bytes as a vector; copies unless the slice has bytes of its own.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Repr::Owned(bytes) => bytes,
+            Repr::Block(block, range) => (*block).as_ref()[range].to_vec(),
+        }
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Owned(bytes) => bytes,
+            Repr::Block(block, range) => &(**block).as_ref()[range.clone()],
+        }
+    }
+}
+
+impl std::fmt::Debug for Slice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self))
+    }
+}
+
+impl PartialEq<[u8]> for Slice {
+    fn eq(&self, other: &[u8]) -> bool {
+        **self == *other
+    }
+}

@@ -1,0 +1,264 @@
+//! Memtables and version as one value, swapped whole; the files, the manifest and the bell that wakes workers.
+//!
+//! The write path, reads, flushes, compactions and recovery stand on this side by side and never call one another.
+//! Locks, in the order they may be taken: `manifest`, then `work`. The view is only swapped under `work`.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex};
+
+use crate::attachment::Frozen;
+use crate::error::{Error, Result};
+use crate::key::Seq;
+use crate::memtable::Memtable;
+use crate::options::Options;
+use crate::range_delete::{RangeDelete, RangeDeletes};
+use crate::slice::Slice;
+use crate::stats::Counters;
+use crate::table::cache::BlockCache;
+use crate::version::Version;
+use crate::version::edit::Edit;
+use crate::version::manifest::{self, Files, Manifest};
+
+/// Everything a reader needs, immutable but for the active memtable, which only grows.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub active: Arc<Memtable>,
+    /// Newest first.
+    pub frozen: Vec<Arc<Memtable>>,
+    pub version: Arc<Version>,
+}
+
+impl View {
+    /// The newest value of `key` that a reader at `at` sees.
+    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Result<Option<(Seq, Slice)>> {
+        let found = self.memtables().find_map(|memtable| memtable.get(key, at));
+        let found = match found {
+            Some((seq, value)) => Some((seq, value.map(Slice::owned))),
+            None => self.version.get(key, at)?,
+        };
+        Ok(match found {
+            Some((seq, Some(value))) if !self.range_deleted(key, seq, at) => Some((seq, value)),
+            _ => None,
+        })
+    }
+
+    fn range_deleted(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
+        self.version.range_deletes.covers(key, seq, at)
+            || self.memtables().any(|memtable| memtable.range_deleted(key, seq, at))
+    }
+
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(&self.frozen)
+    }
+
+    /// All range deletes, in one list.
+    pub(crate) fn range_deletes(&self) -> RangeDeletes {
+        if self.memtables().all(|memtable| !memtable.has_range_deletes()) {
+            return self.version.range_deletes.clone();
+        }
+        let mut all: Vec<RangeDelete> = self.version.range_deletes.list().to_vec();
+        all.extend(self.memtables().flat_map(|memtable| memtable.range_deletes()));
+        RangeDeletes::new(all)
+    }
+}
+
+/// A frozen memory that waits to be written.
+pub(crate) struct FlushTask {
+    pub memtable: Arc<Memtable>,
+    pub attached: Option<Box<dyn Frozen>>,
+    /// Everything up to here is in it or in earlier ones.
+    pub seq: Seq,
+}
+
+/// What the background is to do, and how it went.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub queue: VecDeque<FlushTask>,
+    pub flushing: bool,
+    pub compacting: bool,
+    pub failure: Option<Error>,
+    pub closing: bool,
+}
+
+/// The engine's state.
+pub(crate) struct Shared {
+    pub options: Options,
+    pub dir: PathBuf,
+    pub files: Files,
+    pub view: ArcSwap<View>,
+    /// Readers see versions up to here.
+    pub visible: AtomicU64,
+    pub next_file: AtomicU64,
+    pub manifest: Mutex<Manifest>,
+    pub work: Mutex<Work>,
+    /// Rung when there is work, and when work is done.
+    pub bell: Condvar,
+    pub counters: Counters,
+}
+
+impl Shared {
+    pub(crate) fn next_file(&self) -> u64 {
+        self.next_file.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn table_path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:010}.sst"))
+    }
+
+    pub(crate) fn attachment_path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:010}.att"))
+    }
+
+    pub(crate) fn cache(&self) -> &Arc<BlockCache> {
+        &self.files.cache
+    }
+
+    /// Makes an edit durable and swaps the version; the memtable of a flush goes in the same swap.
+    pub(crate) fn commit_flush(&self, edit: Edit, flushed: Option<&Arc<Memtable>>) -> Result<bool> {
+        self.commit_from(edit, flushed, None)
+    }
+
+    /// Makes the edit of a compaction durable; `false`: nothing was done, because since `from` an input has gone or a
+    /// range delete has come that the outputs do not heed.
+    pub(crate) fn commit_compaction(&self, edit: Edit, from: &Version) -> Result<bool> {
+        self.commit_from(edit, None, Some(from))
+    }
+
+    fn commit_from(&self, mut edit: Edit, flushed: Option<&Arc<Memtable>>, from: Option<&Version>) -> Result<bool> {
+        let mut manifest = self.manifest.lock();
+        let before = self.view.load().version.clone();
+        let live = |number: &u64| before.levels.iter().flatten().any(|table| table.meta.number == *number);
+        let heeded = from.is_none_or(|from| {
+            let known = from.range_deletes.list();
+            before.range_deletes.list().iter().all(|range| known.contains(range))
+        });
+        if !heeded || !edit.remove.iter().all(live) {
+            return Ok(false);
+        }
+        let mut after = (*before).clone();
+        manifest::apply(&mut after, &edit, &self.files)?;
+        // Tables that lie wholly under a range delete go in the same record, and then the deletes that nothing needs.
+        let ranges = &after.range_deletes;
+        if !ranges.is_empty() {
+            let covered = |t: &&Arc<_>| cover(ranges, t);
+            let numbers: Vec<u64> = after.levels.iter().flatten().filter(covered).map(|t| t.meta.number).collect();
+            for level in &mut after.levels {
+                level.retain(|table| !numbers.contains(&table.meta.number));
+            }
+            edit.add.retain(|(_, meta)| !numbers.contains(&meta.number));
+            edit.remove.extend(numbers.into_iter().filter(live));
+            edit.remove_ranges = manifest::idle_ranges(&after);
+            let kept = after.range_deletes.list().iter().filter(|r| !edit.remove_ranges.contains(r)).cloned();
+            after.range_deletes = RangeDeletes::new(kept.collect());
+        }
+        let next_file = self.next_file.load(Ordering::Relaxed);
+        edit.next_file = Some(next_file);
+        // The names of new files must be durable before a record names them.
+        if !edit.add.is_empty() || !edit.attachments.attach.is_empty() {
+            let synced = self.options.vfs.sync_dir(&self.dir);
+            synced.map_err(|e| crate::log::sync_failed(&self.dir, &e.0))?;
+        }
+        manifest.write(&edit, &after, next_file)?;
+        for table in before.levels.iter().flatten() {
+            if !after.levels.iter().flatten().any(|t| t.meta.number == table.meta.number) {
+                table.make_obsolete();
+            }
+        }
+        for number in &edit.attachments.detach {
+            if let Some(attachment) = before.attachments.get(number) {
+                attachment.make_obsolete();
+            }
+        }
+        drop(before);
+        let _work = self.work.lock();
+        let view = self.view.load();
+        let mut view = View::clone(&view);
+        if let Some(flushed) = flushed {
+            view.frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
+        }
+        view.version = Arc::new(after);
+        self.view.store(Arc::new(view));
+        self.bell.notify_all();
+        Ok(true)
+    }
+
+    /// Makes an edit durable and swaps the version, as [`Shared::commit_flush`] does.
+    pub(crate) fn commit(&self, edit: Edit) -> Result<bool> {
+        self.commit_flush(edit, None)
+    }
+
+    /// Starts a new memtable; the old one, with `attached`, waits to be flushed. Everything up to `seq` is in it, and the
+    /// caller lets nobody write meanwhile.
+    pub(crate) fn freeze(&self, seq: Seq, attached: Option<Box<dyn Frozen>>) -> Result<()> {
+        let mut work = self.work.lock();
+        check(&work)?;
+        let view = self.view.load();
+        if view.active.is_empty() && attached.is_none() {
+            return Ok(());
+        }
+        let mut next = View::clone(&view);
+        next.frozen.insert(0, next.active.clone());
+        let memtable = std::mem::replace(&mut next.active, Arc::new(Memtable::new()));
+        self.view.store(Arc::new(next));
+        work.queue.push_back(FlushTask { memtable, attached, seq });
+        self.bell.notify_all();
+        Ok(())
+    }
+
+    /// How far memory and level 0 are from the point where writers wait: 1.0 is there.
+    pub(crate) fn pressure(&self) -> f64 {
+        let view = self.view.load();
+        let memory = view.frozen.len() as f64 / self.options.memtables_max.max(1) as f64;
+        let level0 = view.version.levels[0].len() as f64 / self.options.level0_stop.max(1) as f64;
+        memory.max(level0)
+    }
+
+    /// Waits until writers may go on; `Busy` when that takes longer than `patience`.
+    pub(crate) fn admit(&self, patience: Duration) -> Result<()> {
+        if self.pressure() < 1.0 {
+            return Ok(());
+        }
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        let until = Instant::now() + patience;
+        let mut work = self.work.lock();
+        loop {
+            check(&work)?;
+            if self.pressure() < 1.0 {
+                return Ok(());
+            }
+            if self.options.threads == 0 || self.bell.wait_until(&mut work, until).timed_out() {
+                let reason = "flushing and compacting";
+                return Err(Error::Busy { reason, retry_after: Duration::from_secs(1) });
+            }
+        }
+    }
+
+    /// Remembers that a background job failed: everyone who writes is told.
+    pub(crate) fn fail(&self, error: &Error) {
+        let mut work = self.work.lock();
+        work.failure.get_or_insert_with(|| error.clone());
+        self.bell.notify_all();
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        check(&self.work.lock())
+    }
+}
+
+fn cover(ranges: &RangeDeletes, table: &crate::table::reader::Table) -> bool {
+    ranges.cover_table(&table.meta.smallest, &table.meta.largest, table.meta.max_seq)
+}
+
+fn check(work: &Work) -> Result<()> {
+    match &work.failure {
+        Some(error) => Err(error.clone()),
+        None if work.closing => Err(Error::Closed),
+        None => Ok(()),
+    }
+}

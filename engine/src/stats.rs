@@ -1,0 +1,59 @@
+//! What the engine counts.
+
+use std::sync::atomic::AtomicU64;
+
+/// Counters that the parts of the engine raise.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub flushes: AtomicU64,
+    pub flushed_bytes: AtomicU64,
+    pub compactions: AtomicU64,
+    pub compacted_bytes: AtomicU64,
+    pub stalls: AtomicU64,
+}
+
+/// One level of the tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LevelStats {
+    /// Tables in it.
+    pub tables: u64,
+    /// Their bytes on disk.
+    pub bytes: u64,
+}
+
+/// Gauges of now and counters since the opening.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Readers see everything up to here.
+    pub visible_seq: u64,
+    /// Everything up to here is in tables and attachments.
+    pub durable_seq: u64,
+    /// Bytes in the active memtable, estimated.
+    pub memtable_bytes: u64,
+    /// Frozen memtables that wait to be flushed.
+    pub frozen_memtables: u64,
+    /// Level by level, from 0.
+    pub levels: Vec<LevelStats>,
+    /// Bytes of attachments.
+    pub attachment_bytes: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Bytes that flushes wrote to tables.
+    pub flushed_bytes: u64,
+    /// Compactions done.
+    pub compactions: u64,
+    /// Bytes that compactions wrote.
+    pub compacted_bytes: u64,
+    /// Times a writer had to wait for flushes or compactions.
+    pub stalls: u64,
+    /// Reads of blocks that the cache held.
+    pub cache_hits: u64,
+    /// Reads of blocks that it did not hold.
+    pub cache_misses: u64,
+    /// Bytes in the block cache.
+    pub cache_bytes: u64,
+    /// Bytes of filters and indexes held beside the cache.
+    pub pinned_bytes: u64,
+    /// Counters of the engine's own log, if it has one.
+    pub log: Option<crate::log::LogStats>,
+}

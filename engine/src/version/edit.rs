@@ -1,0 +1,113 @@
+//! One change of the version, and its encoding: a list of tagged fields.
+//!
+//! ```text
+//! │ tag: u8 │ field │ …
+//! 1 next file number: varint      2 durable seq: varint        3 state: slice
+//! 4 table: level u8 ‖ meta        5 table gone: number varint  6 attachment: meta
+//! 7 attachment gone: varint       8 range delete: start slice ‖ end slice ‖ seq varint ‖ floor varint
+//! 9 durable log position: segment varint ‖ offset varint       10 range delete gone: as 8
+//! ```
+
+use crate::attachment::{AttachmentEdit, AttachmentMeta};
+use crate::coding::{Decoder, put_slice, put_varint};
+use crate::key::Seq;
+use crate::log::Position;
+use crate::range_delete::RangeDelete;
+use crate::table::builder::TableMeta;
+
+/// A change that takes effect as one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Edit {
+    pub next_file: Option<u64>,
+    pub durable_seq: Option<Seq>,
+    /// New tables with their level; those of level 0 are newer than all that are there.
+    pub add: Vec<(u8, TableMeta)>,
+    pub remove: Vec<u64>,
+    pub attachments: AttachmentEdit,
+    pub add_ranges: Vec<RangeDelete>,
+    pub remove_ranges: Vec<RangeDelete>,
+    /// Where the engine's own log was known to be durable.
+    pub log: Option<Position>,
+}
+
+fn put_range(out: &mut Vec<u8>, tag: u8, range: &RangeDelete) {
+    out.push(tag);
+    put_slice(out, &range.start);
+    put_slice(out, &range.end);
+    put_varint(out, range.seq);
+    put_varint(out, range.floor);
+}
+
+impl Edit {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (tag, value) in [(1, self.next_file), (2, self.durable_seq)] {
+            if let Some(value) = value {
+                out.push(tag);
+                put_varint(&mut out, value);
+            }
+        }
+        if let Some(state) = &self.attachments.state {
+            out.push(3);
+            put_slice(&mut out, state);
+        }
+        for (level, meta) in &self.add {
+            out.push(4);
+            out.push(*level);
+            meta.encode(&mut out);
+        }
+        for number in &self.remove {
+            out.push(5);
+            put_varint(&mut out, *number);
+        }
+        for meta in &self.attachments.attach {
+            out.push(6);
+            meta.encode(&mut out);
+        }
+        for number in &self.attachments.detach {
+            out.push(7);
+            put_varint(&mut out, *number);
+        }
+        for range in &self.add_ranges {
+            put_range(&mut out, 8, range);
+        }
+        if let Some(position) = self.log {
+            out.push(9);
+            put_varint(&mut out, position.segment);
+            put_varint(&mut out, position.offset);
+        }
+        for range in &self.remove_ranges {
+            put_range(&mut out, 10, range);
+        }
+        out
+    }
+
+    /// `None` when the bytes are not exactly one edit.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Edit> {
+        let mut edit = Edit::default();
+        let mut decoder = Decoder::new(bytes);
+        while !decoder.is_empty() {
+            match decoder.u8()? {
+                1 => edit.next_file = Some(decoder.varint()?),
+                2 => edit.durable_seq = Some(decoder.varint()?),
+                3 => edit.attachments.state = Some(decoder.slice()?.to_vec()),
+                4 => edit.add.push((decoder.u8()?, TableMeta::decode(&mut decoder)?)),
+                5 => edit.remove.push(decoder.varint()?),
+                6 => edit.attachments.attach.push(AttachmentMeta::decode(&mut decoder)?),
+                7 => edit.attachments.detach.push(decoder.varint()?),
+                9 => edit.log = Some(Position { segment: decoder.varint()?, offset: decoder.varint()? }),
+                tag @ (8 | 10) => {
+                    let range = RangeDelete {
+                        start: decoder.slice()?.to_vec(),
+                        end: decoder.slice()?.to_vec(),
+                        seq: decoder.varint()?,
+                        floor: decoder.varint()?,
+                    };
+                    if tag == 8 { edit.add_ranges.push(range) } else { edit.remove_ranges.push(range) }
+                }
+                _ => return None,
+            }
+        }
+        Some(edit)
+    }
+}

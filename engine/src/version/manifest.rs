@@ -1,0 +1,218 @@
+//! The log of changes: what is live, on disk.
+//!
+//! `<n>.manifest` files are log segments (see [`log`](crate::log)) whose records are edits; a snapshot record is an edit
+//! from nothing. Opening replays them, writes a fresh snapshot and lets the older files go. Every edit is synced and
+//! then vouched for by a further record, so that damage to the last one cannot be mistaken for a torn tail.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::attachment::Attachment;
+use crate::error::{Error, Result};
+use crate::log::{Kind, Log, LogOptions, Position};
+use crate::options::Options;
+use crate::range_delete::{RangeDelete, RangeDeletes};
+use crate::table::cache::BlockCache;
+use crate::table::reader::Table;
+use crate::version::edit::Edit;
+use crate::version::{LEVELS, Version};
+use crate::vfs::Vfs;
+
+/// File ending of manifest segments.
+pub(crate) const EXTENSION: &str = "manifest";
+/// Edits are folded into a fresh snapshot after this many bytes, or four times the last snapshot.
+const SNAPSHOT_AFTER_BYTES: u64 = 4 << 20;
+
+/// Builds live handles for what edits name.
+pub(crate) struct Files {
+    pub vfs: Arc<dyn Vfs>,
+    pub dir: std::path::PathBuf,
+    pub cache: Arc<BlockCache>,
+}
+
+/// The open manifest.
+pub(crate) struct Manifest {
+    log: Log,
+    /// Number of the last record.
+    last: u64,
+    since_snapshot: u64,
+    snapshot_bytes: u64,
+}
+
+/// What the manifest says at opening.
+pub(crate) struct Opened {
+    pub manifest: Manifest,
+    pub version: Version,
+    pub next_file: u64,
+    pub log: Option<Position>,
+}
+
+/// The state that edits add up to, as plain data.
+#[derive(Default)]
+struct Replay {
+    whole: Option<Edit>,
+}
+
+impl Replay {
+    fn apply(&mut self, kind: Kind, edit: Edit) -> std::result::Result<(), String> {
+        if kind == Kind::Snapshot {
+            self.whole = Some(edit);
+            return Ok(());
+        }
+        // Edits in front of the first snapshot continue a file that is gone; the snapshot holds what they did.
+        let Some(whole) = &mut self.whole else { return Ok(()) };
+        whole.next_file = edit.next_file.or(whole.next_file);
+        whole.durable_seq = edit.durable_seq.or(whole.durable_seq);
+        whole.log = edit.log.or(whole.log);
+        if edit.attachments.state.is_some() {
+            whole.attachments.state = edit.attachments.state;
+        }
+        for number in edit.remove {
+            let before = whole.add.len();
+            whole.add.retain(|(_, meta)| meta.number != number);
+            if whole.add.len() == before {
+                return Err(format!("an edit removes table {number}, which is not there"));
+            }
+        }
+        for number in edit.attachments.detach {
+            let before = whole.attachments.attach.len();
+            whole.attachments.attach.retain(|meta| meta.number != number);
+            if whole.attachments.attach.len() == before {
+                return Err(format!("an edit detaches file {number}, which is not there"));
+            }
+        }
+        whole.add.extend(edit.add);
+        whole.attachments.attach.extend(edit.attachments.attach);
+        whole.add_ranges.extend(edit.add_ranges);
+        whole.add_ranges.retain(|range| !edit.remove_ranges.contains(range));
+        Ok(())
+    }
+}
+
+impl Manifest {
+    pub(crate) fn open(dir: &Path, options: &Options, files: &Files) -> Result<Opened> {
+        let log_options = LogOptions {
+            dir: dir.to_path_buf(),
+            extension: EXTENSION,
+            segment_bytes: 1 << 20,
+            first_segment_bytes: 4096,
+            uuid: None,
+            random: options.random,
+        };
+        let mut replay = Replay::default();
+        let (log, recovery) = Log::open(options.vfs.clone(), log_options, None, 1, &mut |seq, kind, payload| {
+            let bad = |reason: String| Error::corrupt(format!("the manifest, record {seq}"), 0, reason);
+            let edit = Edit::decode(payload).ok_or_else(|| bad("malformed edit".into()))?;
+            replay.apply(kind, edit).map_err(bad)
+        })?;
+        let fresh = recovery.last_seq.is_none();
+        if !fresh && replay.whole.is_none() {
+            return Err(Error::corrupt("the manifest", 0, "it holds no snapshot, so what is live is unknown"));
+        }
+        let whole = replay.whole.unwrap_or_default();
+        let mut version = Version::default();
+        apply(&mut version, &whole, files)?;
+        let mut manifest =
+            Manifest { log, last: recovery.last_seq.unwrap_or(0), since_snapshot: 0, snapshot_bytes: 0 };
+        let next_file = whole.next_file.unwrap_or(1);
+        manifest.write_snapshot(&version, next_file, whole.log)?;
+        Ok(Opened { manifest, version, next_file, log: whole.log })
+    }
+
+    /// Makes an edit durable. The caller then swaps the version.
+    pub(crate) fn write(&mut self, edit: &Edit, after: &Version, next_file: u64) -> Result<()> {
+        let bytes = edit.encode();
+        self.since_snapshot += bytes.len() as u64;
+        self.append(Kind::Edit, &bytes)?;
+        if self.since_snapshot > SNAPSHOT_AFTER_BYTES.max(4 * self.snapshot_bytes) {
+            self.write_snapshot(after, next_file, edit.log)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn seal(&self) -> Result<()> {
+        self.log.seal()
+    }
+
+    fn append(&mut self, kind: Kind, bytes: &[u8]) -> Result<()> {
+        let end = self.log.append(self.last + 1, kind, &[bytes])?;
+        self.last += 1;
+        self.log.sync(end)?;
+        self.log.vouch()
+    }
+
+    fn write_snapshot(&mut self, version: &Version, next_file: u64, log: Option<Position>) -> Result<()> {
+        let mut whole = Edit {
+            next_file: Some(next_file),
+            durable_seq: Some(version.durable_seq),
+            log,
+            add_ranges: version.range_deletes.list().to_vec(),
+            ..Edit::default()
+        };
+        whole.attachments.state = Some(version.state.to_vec());
+        whole.attachments.attach = version.attachments.values().map(|a| a.meta.clone()).collect();
+        for (level, tables) in version.levels.iter().enumerate() {
+            // Oldest first, as edits would have added them.
+            whole.add.extend(tables.iter().rev().map(|table| (level as u8, table.meta.clone())));
+        }
+        let bytes = whole.encode();
+        self.snapshot_bytes = bytes.len() as u64;
+        self.since_snapshot = 0;
+        self.append(Kind::Snapshot, &bytes)?;
+        self.log.purge(self.last - 1)
+    }
+}
+
+/// Changes `version` by `edit`; removed files are told that they are obsolete by the caller, once the edit is durable.
+pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result<()> {
+    for level in &mut version.levels {
+        level.retain(|table| !edit.remove.contains(&table.meta.number));
+    }
+    for (level, meta) in &edit.add {
+        let level = usize::from(*level);
+        if level >= LEVELS {
+            return Err(Error::corrupt("the manifest", 0, format!("table {} is in level {level}", meta.number)));
+        }
+        let path = files.dir.join(format!("{:010}.sst", meta.number));
+        let table = Arc::new(Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone()));
+        if level == 0 {
+            version.levels[0].insert(0, table);
+        } else {
+            let at = version.levels[level].partition_point(|other| other.meta.smallest < meta.smallest);
+            version.levels[level].insert(at, table);
+        }
+    }
+    for level in &version.levels[1..] {
+        if let Some(pair) = level.windows(2).find(|pair| pair[0].meta.largest >= pair[1].meta.smallest) {
+            let (a, b) = (pair[0].meta.number, pair[1].meta.number);
+            return Err(Error::corrupt("the manifest", 0, format!("tables {a} and {b} of one level overlap")));
+        }
+    }
+    for number in &edit.attachments.detach {
+        version.attachments.remove(number);
+    }
+    for meta in &edit.attachments.attach {
+        let path = files.dir.join(format!("{:010}.att", meta.number));
+        let attachment = Attachment::new(meta.clone(), path, files.vfs.clone());
+        version.attachments.insert(meta.number, Arc::new(attachment));
+    }
+    if let Some(state) = &edit.attachments.state {
+        version.state = Arc::new(state.clone());
+    }
+    if let Some(seq) = edit.durable_seq {
+        version.durable_seq = seq;
+    }
+    let mut ranges = version.range_deletes.list().to_vec();
+    ranges.extend(edit.add_ranges.iter().cloned());
+    ranges.retain(|range| !edit.remove_ranges.contains(range));
+    version.range_deletes = RangeDeletes::new(ranges);
+    Ok(())
+}
+
+/// Range deletes that no table needs any more: nothing older lies under them.
+pub(crate) fn idle_ranges(version: &Version) -> Vec<RangeDelete> {
+    let needed = |range: &RangeDelete| {
+        version.levels.iter().flatten().any(|table| RangeDeletes::touches(range, &table.meta))
+    };
+    version.range_deletes.list().iter().filter(|range| !needed(range)).cloned().collect()
+}

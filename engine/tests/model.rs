@@ -1,0 +1,219 @@
+//! Random operations against a `BTreeMap`, on the in-memory file system, with snapshots kept and reopened stores.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+use lumen_engine::vfs::memory::{Crash, Memory};
+use lumen_engine::{Batch, Durability, Engine, Options, Snapshot};
+use proptest::prelude::*;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u8, u16),
+    Delete(u8),
+    DeleteRange(u8, u8),
+    Many(Vec<(u8, u16)>),
+    Snapshot,
+    Flush,
+    Settle,
+    Reopen,
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        12 => (any::<u8>(), any::<u16>()).prop_map(|(k, v)| Step::Put(k, v)),
+        4 => any::<u8>().prop_map(Step::Delete),
+        1 => (any::<u8>(), 0u8..40).prop_map(|(k, n)| Step::DeleteRange(k, k.saturating_add(n))),
+        3 => proptest::collection::vec((any::<u8>(), any::<u16>()), 1..60).prop_map(Step::Many),
+        1 => Just(Step::Snapshot),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Settle),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+fn key(k: u8) -> Vec<u8> {
+    format!("key/{k:03}").into_bytes()
+}
+
+fn value(v: u16) -> Vec<u8> {
+    format!("value {v} ").repeat(1 + usize::from(v % 13)).into_bytes()
+}
+
+fn options(vfs: &Memory) -> Options {
+    Options {
+        vfs: Arc::new(vfs.clone()),
+        memtable_bytes: 6 << 10,
+        block_bytes: 256,
+        table_bytes: 2 << 10,
+        level_bytes: 4 << 10,
+        level0_tables: 3,
+        segment_bytes: 4 << 10,
+        cache_bytes: 16 << 10,
+        threads: 0,
+        ..Options::default()
+    }
+}
+
+fn check(snapshot: &Snapshot, model: &Model) {
+    for k in 0..=255u8 {
+        let found = snapshot.get(&key(k)).expect("get");
+        assert_eq!(found.as_deref(), model.get(&key(k)).map(Vec::as_slice), "get {k}");
+    }
+    let mut rows = Vec::new();
+    let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
+    while scan.next().expect("scan") {
+        rows.push((scan.key().to_vec(), scan.value().to_vec()));
+    }
+    let expected: Vec<_> = model.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    assert_eq!(rows, expected, "forward");
+    let mut rows = Vec::new();
+    let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
+    while scan.prev().expect("scan") {
+        rows.push((scan.key().to_vec(), scan.value().to_vec()));
+    }
+    rows.reverse();
+    assert_eq!(rows, expected, "backward");
+    let (low, high) = (key(60), key(180));
+    let mut scan = snapshot.scan(Bound::Excluded(&low), Bound::Included(&high));
+    let mut inside = model.range::<[u8], _>((Bound::Excluded(&low[..]), Bound::Included(&high[..])));
+    // To and fro: two on, one back.
+    while scan.next().expect("scan") {
+        let (k, v) = inside.next().expect("a row in the model");
+        assert_eq!((scan.key(), scan.value()), (&k[..], &v[..]));
+        if let Some((after, _)) = inside.clone().next() {
+            assert!(scan.next().expect("scan"));
+            assert_eq!(scan.key(), &after[..], "one on");
+            assert!(scan.prev().expect("scan"));
+            assert_eq!((scan.key(), scan.value()), (&k[..], &v[..]), "and back");
+        }
+    }
+    assert_eq!(inside.next(), None, "bounded scan ended early");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_like_a_sorted_map(steps in steps()) {
+        let vfs = Memory::new();
+        let dir = Path::new("/store");
+        let mut engine = Engine::open(dir, options(&vfs)).expect("open");
+        let mut model = Model::new();
+        let mut kept: Vec<(Snapshot, Model)> = Vec::new();
+        for step in &steps {
+            let mut batch = Batch::new();
+            match step {
+                Step::Put(k, v) => {
+                    batch.put(&key(*k), &value(*v));
+                    model.insert(key(*k), value(*v));
+                }
+                Step::Delete(k) => {
+                    batch.delete(&key(*k));
+                    model.remove(&key(*k));
+                }
+                Step::DeleteRange(from, to) => {
+                    batch.delete_range(&key(*from), &key(*to));
+                    model.retain(|k, _| *k < key(*from) || *k >= key(*to));
+                }
+                Step::Many(pairs) => {
+                    for (k, v) in pairs {
+                        batch.put(&key(*k), &value(*v));
+                        model.insert(key(*k), value(*v));
+                    }
+                }
+                Step::Snapshot => kept.push((engine.snapshot(), model.clone())),
+                Step::Flush => engine.flush().expect("flush"),
+                Step::Settle => engine.settle().expect("settle"),
+                Step::Reopen => {
+                    kept.clear();
+                    engine.close().expect("close");
+                    drop(engine);
+                    engine = Engine::open(dir, options(&vfs)).expect("reopen");
+                }
+                Step::Crash => {
+                    kept.clear();
+                    drop(engine);
+                    vfs.crash(Crash::DropPending, 1);
+                    engine = Engine::open(dir, options(&vfs)).expect("recover");
+                }
+            }
+            if !batch.is_empty() {
+                engine.write(&batch, Durability::Sync).expect("write");
+            }
+        }
+        check(&engine.snapshot(), &model);
+        engine.settle().expect("settle");
+        check(&engine.snapshot(), &model);
+        for (snapshot, model) in &kept {
+            check(snapshot, model);
+        }
+        prop_assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+    }
+}
+
+#[test]
+fn plain_reads_never_see_more_than_a_snapshot_opened_after_them() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", Options { threads: 2, ..options(&vfs) }).expect("open");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..300u32 {
+                let mut batch = Batch::new();
+                for k in 0..50u8 {
+                    batch.put(&key(k), &round.to_be_bytes());
+                }
+                engine.write(&batch, Durability::Sync).expect("write");
+            }
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        let mut pairs = 0u64;
+        while !done.load(std::sync::atomic::Ordering::Acquire) || pairs == 0 {
+            for k in [0, 25, 49] {
+                let plain = engine.get(&key(k)).expect("get").map(|v| v.to_vec());
+                let snapshot = engine.snapshot();
+                let later = snapshot.get(&key(k)).expect("get").map(|v| v.to_vec());
+                assert!(plain <= later, "a plain read saw {plain:?}, a later snapshot {later:?}");
+                let other = snapshot.get(&key(49 - k)).expect("get").map(|v| v.to_vec());
+                assert_eq!(later, other, "half a batch is visible");
+                pairs += 1;
+            }
+        }
+    });
+    engine.close().expect("close");
+}
+
+#[test]
+fn concurrent_sync_writes_share_syncs_and_all_survive() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", Options { threads: 2, ..options(&vfs) }).expect("open");
+    std::thread::scope(|scope| {
+        for writer in 0..8u8 {
+            let engine = &engine;
+            scope.spawn(move || {
+                for n in 0..100u8 {
+                    let mut batch = Batch::new();
+                    batch.put(&[writer, n], &[n; 100]);
+                    engine.write(&batch, Durability::Sync).expect("write");
+                    assert_eq!(engine.get(&[writer, n]).expect("get").as_deref(), Some(&[n; 100][..]));
+                }
+            });
+        }
+    });
+    drop(engine);
+    vfs.crash(Crash::DropPending, 3);
+    let engine = Engine::open("/store", options(&vfs)).expect("recover");
+    for writer in 0..8u8 {
+        for n in 0..100u8 {
+            assert_eq!(engine.get(&[writer, n]).expect("get").as_deref(), Some(&[n; 100][..]), "{writer} {n}");
+        }
+    }
+}
