@@ -141,15 +141,27 @@ impl Attachments {
             return Err(Error::corrupt(name, 0, "no such attachment in the manifest"));
         };
         let bytes = self.shared.options.vfs.map(&attachment.path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::corrupt(&name, 0, "the file is missing, but the manifest names it"),
+            io::ErrorKind::NotFound => {
+                Error::corrupt(&name, 0, "the file is missing, but the manifest names it")
+            }
             _ => Error::io("map", &attachment.path, e),
         })?;
         let len = (*bytes).as_ref().len() as u64;
         if len != attachment.meta.len {
             let expected = attachment.meta.len;
-            return Err(Error::corrupt(name, len, format!("the file has {len} bytes, the manifest says {expected}")));
+            return Err(Error::corrupt(
+                name,
+                len,
+                format!("the file has {len} bytes, the manifest says {expected}"),
+            ));
         }
         Ok(Arc::new(Mapped { bytes, _attachment: attachment.clone() }))
+    }
+
+    /// The bytes of a file that was finished and is not attached yet.
+    pub fn map_new(&self, meta: &AttachmentMeta) -> Result<Bytes> {
+        let path = self.shared.attachment_path(meta.number);
+        self.shared.options.vfs.map(&path).map_err(|e| Error::io("map", &path, e))
     }
 
     /// Installs changes by one manifest record; returns when it is durable.

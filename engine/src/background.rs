@@ -33,7 +33,10 @@ impl Background {
                 .spawn(move || run(&background))
                 .map_err(|e| crate::error::Error::io("start a thread for", &self.shared.dir, e))
         };
-        Ok(vec![spawn("lumen-flush", Background::flush_loop)?, spawn("lumen-compact", Background::compact_loop)?])
+        Ok(vec![
+            spawn("lumen-flush", Background::flush_loop)?,
+            spawn("lumen-compact", Background::compact_loop)?,
+        ])
     }
 
     /// Does everything that is waiting, in the calling thread.

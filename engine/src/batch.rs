@@ -99,7 +99,9 @@ impl Batch {
             match operation {
                 Operation::DeleteRange(start, end) => {
                     for slot in &mut points {
-                        let (Some(Operation::Put(key, _)) | Some(Operation::Delete(key))) = *slot else { continue };
+                        let (Some(Operation::Put(key, _)) | Some(Operation::Delete(key))) = *slot else {
+                            continue;
+                        };
                         if start <= key && key < end {
                             *slot = None;
                         }

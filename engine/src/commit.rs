@@ -45,7 +45,13 @@ impl Commit {
     }
 
     /// Writes a batch; answers its sequence number.
-    pub(crate) fn write(&self, shared: &Shared, log: &Log, batch: &Batch, durability: Durability) -> Result<Seq> {
+    pub(crate) fn write(
+        &self,
+        shared: &Shared,
+        log: &Log,
+        batch: &Batch,
+        durability: Durability,
+    ) -> Result<Seq> {
         shared.admit(PATIENCE)?;
         shared.check()?;
         let operations = batch.effective()?;

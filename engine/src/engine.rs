@@ -59,7 +59,11 @@ impl Engine {
 
     fn log(&self) -> Result<&Log> {
         // A store above an outer log has no write path of its own; asking for it is a bug of the caller.
-        Ok(self.background.log.as_deref().expect("write() needs Options::log; a store without it is written by apply()"))
+        Ok(self
+            .background
+            .log
+            .as_deref()
+            .expect("write() needs Options::log; a store without it is written by apply()"))
     }
 
     fn work_inline(&self) -> Result<()> {
@@ -100,8 +104,33 @@ impl Engine {
     /// attachments froze at the same moment. A flush follows in the background. Not to be called while applying.
     pub fn freeze(&self, seq: Seq, attached: Option<Box<dyn Frozen>>) -> Result<()> {
         assert!(self.shared.visible.load(Ordering::Acquire) >= seq, "frozen memory must be visible");
-        self.shared.freeze(seq, attached)?;
+        self.shared.freeze(seq, attached)
+    }
+
+    /// Without background threads, does what they would do: flushes what is frozen, compacts what is due. With threads it
+    /// does nothing.
+    pub fn work(&self) -> Result<()> {
         self.work_inline()
+    }
+
+    /// Bytes of the memtables, active and frozen, estimated.
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.view.load().memtables().map(|memtable| memtable.bytes()).sum()
+    }
+
+    /// Memtables that wait to be flushed.
+    pub fn frozen_count(&self) -> usize {
+        self.shared.view.load().frozen.len()
+    }
+
+    /// The budget that [`Engine::wants_freeze`] holds memory against.
+    pub fn memory_budget(&self) -> usize {
+        self.shared.options.memtable_bytes
+    }
+
+    /// The file system it runs on.
+    pub fn vfs(&self) -> Arc<dyn crate::vfs::Vfs> {
+        self.shared.options.vfs.clone()
     }
 
     /// Whether the memtable, with `more` bytes of others beside it, has reached its budget.
@@ -146,7 +175,7 @@ impl Engine {
     ) -> Result<()> {
         let snapshot = self.snapshot();
         let mut scan = snapshot.scan(start, end);
-        while scan.next()? {
+        while scan.next_row()? {
             if !row(scan.key(), scan.value()) {
                 break;
             }

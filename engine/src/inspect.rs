@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use crate::batch::{Batch, Operation};
+use crate::coding::Decoder;
 use crate::log::{self, Kind};
 use crate::table::block::{Block, BlockCursor};
 use crate::table::builder::TableMeta;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
-use crate::coding::Decoder;
 use crate::version::edit::Edit;
 
 /// A key or value for people: text where it is printable, escapes elsewhere, cut after 60 bytes.
@@ -18,10 +18,17 @@ pub fn printable(bytes: &[u8]) -> String {
 }
 
 /// Writes a log segment (`.wal`, `.log`, `.manifest`) as text. `entry` explains the payload of a journal's entries.
-pub fn log_segment(name: &str, bytes: &[u8], out: &mut dyn Write, entry: &dyn Fn(&[u8]) -> String) -> io::Result<()> {
+pub fn log_segment(
+    name: &str,
+    bytes: &[u8],
+    out: &mut dyn Write,
+    entry: &dyn Fn(&[u8]) -> String,
+) -> io::Result<()> {
     log::dump(name, bytes, out, &|kind, payload| match kind {
         Kind::Batch => Batch::decode(payload).map_or("malformed batch".into(), |batch| batch_text(&batch)),
-        Kind::Edit | Kind::Snapshot => Edit::decode(payload).map_or("malformed edit".into(), |edit| edit_text(&edit)),
+        Kind::Edit | Kind::Snapshot => {
+            Edit::decode(payload).map_or("malformed edit".into(), |edit| edit_text(&edit))
+        }
         Kind::Entry => entry(payload),
         Kind::Seal | Kind::Vouch => String::new(),
     })
@@ -54,7 +61,12 @@ fn edit_text(edit: &Edit) -> String {
     parts.extend(edit.attachments.state.iter().map(|state| format!("state {} bytes", state.len())));
     for (sign, ranges) in [('+', &edit.add_ranges), ('-', &edit.remove_ranges)] {
         parts.extend(ranges.iter().map(|range| {
-            format!("{sign}range delete {}..{} before seq {}", printable(&range.start), printable(&range.end), range.seq)
+            format!(
+                "{sign}range delete {}..{} before seq {}",
+                printable(&range.start),
+                printable(&range.end),
+                range.seq
+            )
         }));
     }
     parts.join("; ")
@@ -77,7 +89,8 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
         footer::open(block, kind, footer.uid, handle.offset).map_err(|reason| reason.into_owned())
     };
     writeln!(out, "table uid {:016x}, {} bytes", footer.uid, bytes.len())?;
-    match open(footer.properties, BlockKind::Properties).map(|raw| TableMeta::decode(&mut Decoder::new(&raw))) {
+    match open(footer.properties, BlockKind::Properties).map(|raw| TableMeta::decode(&mut Decoder::new(&raw)))
+    {
         Ok(Some(meta)) => writeln!(
             out,
             "number {} entries {} deletes {} raw {} bytes seqs {}..={} keys [{} .. {}]",

@@ -122,7 +122,12 @@ impl Memtable {
                 Operation::Delete(key) => (key, None),
                 Operation::DeleteRange(start, end) => {
                     bytes += start.len() + end.len() + ENTRY_OVERHEAD_BYTES;
-                    self.ranges.write().push(RangeDelete { start: start.into(), end: end.into(), seq, floor: u64::MAX });
+                    self.ranges.write().push(RangeDelete {
+                        start: start.into(),
+                        end: end.into(),
+                        seq,
+                        floor: u64::MAX,
+                    });
                     self.has_ranges.store(true, Relaxed);
                     continue;
                 }

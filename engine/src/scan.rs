@@ -9,8 +9,8 @@ use crate::merge::MergeCursor;
 use crate::range_delete::RangeDeletes;
 use crate::state::View;
 
-/// A walk over visible keys. It lends key and value; a new scan stands before the first row, so that `next` gives the
-/// first and `prev` the last.
+/// A walk over visible keys. It lends key and value; a new scan stands before the first row, so that `next_row`
+/// gives the first and `prev_row` the last.
 pub struct Scan<'a> {
     merged: MergeCursor<'a>,
     ranges: RangeDeletes,
@@ -60,7 +60,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The key of the row it stands on. Call only after `next`, `prev` or `seek` answered true.
+    /// The key of the row it stands on. Call only after `next_row`, `prev_row` or `seek` answered true.
     pub fn key(&self) -> &[u8] {
         match self.place {
             Place::Forward => self.merged.entry().map_or(&[], |entry| entry.key),
@@ -103,14 +103,16 @@ impl<'a> Scan<'a> {
     /// To the first row with a key of at least `key` (and inside the bounds). Answers whether there is one.
     pub fn seek(&mut self, key: &[u8]) -> Result<bool> {
         match &self.start {
-            Bound::Included(start) | Bound::Excluded(start) if start.as_slice() > key => self.merged.seek(start)?,
+            Bound::Included(start) | Bound::Excluded(start) if start.as_slice() > key => {
+                self.merged.seek(start)?
+            }
             _ => self.merged.seek(key)?,
         }
         self.settle_forward(None)
     }
 
     /// To the next row. Answers whether there is one.
-    pub fn next(&mut self) -> Result<bool> {
+    pub fn next_row(&mut self) -> Result<bool> {
         match self.place {
             Place::Done => Ok(false),
             Place::Fresh => {
@@ -144,8 +146,7 @@ impl<'a> Scan<'a> {
         // The key whose newer version decided that it is not a row.
         let mut hidden: Vec<u8> = left.map(<[u8]>::to_vec).unwrap_or_default();
         let mut hiding = left.is_some();
-        loop {
-            let Some(entry) = self.merged.entry() else { break };
+        while let Some(entry) = self.merged.entry() {
             if !self.within_end(entry.key) {
                 break;
             }
@@ -165,7 +166,7 @@ impl<'a> Scan<'a> {
     }
 
     /// To the row before. Answers whether there is one.
-    pub fn prev(&mut self) -> Result<bool> {
+    pub fn prev_row(&mut self) -> Result<bool> {
         match self.place {
             Place::Done => return Ok(false),
             Place::Fresh => match &self.end {
@@ -184,8 +185,7 @@ impl<'a> Scan<'a> {
             Place::Backward => {}
         }
         // Backward, the versions of a key come oldest first; the last one that is visible decides.
-        loop {
-            let Some(entry) = self.merged.entry() else { break };
+        while let Some(entry) = self.merged.entry() {
             if !self.within_start(entry.key) {
                 break;
             }

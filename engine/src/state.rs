@@ -130,7 +130,12 @@ impl Shared {
         self.commit_from(edit, None, Some(from))
     }
 
-    fn commit_from(&self, mut edit: Edit, flushed: Option<&Arc<Memtable>>, from: Option<&Version>) -> Result<bool> {
+    fn commit_from(
+        &self,
+        mut edit: Edit,
+        flushed: Option<&Arc<Memtable>>,
+        from: Option<&Version>,
+    ) -> Result<bool> {
         let mut manifest = self.manifest.lock();
         let before = self.view.load().version.clone();
         let live = |number: &u64| before.levels.iter().flatten().any(|table| table.meta.number == *number);
@@ -147,7 +152,8 @@ impl Shared {
         let ranges = &after.range_deletes;
         if !ranges.is_empty() {
             let covered = |t: &&Arc<_>| cover(ranges, t);
-            let numbers: Vec<u64> = after.levels.iter().flatten().filter(covered).map(|t| t.meta.number).collect();
+            let numbers: Vec<u64> =
+                after.levels.iter().flatten().filter(covered).map(|t| t.meta.number).collect();
             for level in &mut after.levels {
                 level.retain(|table| !numbers.contains(&table.meta.number));
             }

@@ -94,7 +94,10 @@ fn check(rows: &BTreeMap<Vec<u8>, Vec<u8>>, told: &Told, context: &str) {
         };
     }
     let show = |map: &BTreeMap<Vec<u8>, Vec<u8>>| {
-        map.iter().map(|(k, v)| format!("{}={}", k.escape_ascii(), v.escape_ascii())).collect::<Vec<_>>().join("\n")
+        map.iter()
+            .map(|(k, v)| format!("{}={}", k.escape_ascii(), v.escape_ascii()))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     assert!(
         *rows == told.acknowledged || *rows == with,
@@ -123,7 +126,8 @@ fn a_power_cut_at_any_call_loses_nothing_acknowledged() {
             vfs.power_off_at(vfs.calls() + 1 + call % 37);
             let _ = Engine::open(DIR, options(&vfs));
             vfs.crash(model, call + 1);
-            let engine = Engine::open(DIR, options(&vfs)).unwrap_or_else(|error| panic!("{context}: {error}"));
+            let engine =
+                Engine::open(DIR, options(&vfs)).unwrap_or_else(|error| panic!("{context}: {error}"));
             check(&contents(&engine).expect("readable"), &told, &context);
             recoveries += 1;
         }
@@ -144,7 +148,8 @@ fn any_failing_call_is_reported_and_loses_nothing_acknowledged() {
             let outcome = workload(&vfs, &mut told);
             vfs.crash(Crash::DropPending, call);
             let context = format!("{fault:?} at call {call} of {calls}, workload said {outcome:?}");
-            let engine = Engine::open(DIR, options(&vfs)).unwrap_or_else(|error| panic!("{context}: {error}"));
+            let engine =
+                Engine::open(DIR, options(&vfs)).unwrap_or_else(|error| panic!("{context}: {error}"));
             check(&contents(&engine).expect("readable"), &told, &context);
         }
     }
@@ -181,7 +186,11 @@ fn any_flipped_bit_gives_the_right_data_or_an_error() {
                     let mut without_last = told.acknowledged.clone();
                     without_last.remove(&vec![b'z', 3]);
                     let last_group = path.extension().is_some_and(|e| e == "wal") && rows == without_last;
-                    assert!(rows == told.acknowledged || last_group, "bit {bit} of {} lost data", path.display());
+                    assert!(
+                        rows == told.acknowledged || last_group,
+                        "bit {bit} of {} lost data",
+                        path.display()
+                    );
                 }
                 Err(Error::Corrupt { .. }) => refused += 1,
                 Err(other) => panic!("bit {bit} of {}: {other}", path.display()),

@@ -69,14 +69,14 @@ fn check(snapshot: &Snapshot, model: &Model) {
     }
     let mut rows = Vec::new();
     let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
-    while scan.next().expect("scan") {
+    while scan.next_row().expect("scan") {
         rows.push((scan.key().to_vec(), scan.value().to_vec()));
     }
     let expected: Vec<_> = model.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     assert_eq!(rows, expected, "forward");
     let mut rows = Vec::new();
     let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
-    while scan.prev().expect("scan") {
+    while scan.prev_row().expect("scan") {
         rows.push((scan.key().to_vec(), scan.value().to_vec()));
     }
     rows.reverse();
@@ -85,13 +85,13 @@ fn check(snapshot: &Snapshot, model: &Model) {
     let mut scan = snapshot.scan(Bound::Excluded(&low), Bound::Included(&high));
     let mut inside = model.range::<[u8], _>((Bound::Excluded(&low[..]), Bound::Included(&high[..])));
     // To and fro: two on, one back.
-    while scan.next().expect("scan") {
+    while scan.next_row().expect("scan") {
         let (k, v) = inside.next().expect("a row in the model");
         assert_eq!((scan.key(), scan.value()), (&k[..], &v[..]));
         if let Some((after, _)) = inside.clone().next() {
-            assert!(scan.next().expect("scan"));
+            assert!(scan.next_row().expect("scan"));
             assert_eq!(scan.key(), &after[..], "one on");
-            assert!(scan.prev().expect("scan"));
+            assert!(scan.prev_row().expect("scan"));
             assert_eq!((scan.key(), scan.value()), (&k[..], &v[..]), "and back");
         }
     }
@@ -213,7 +213,11 @@ fn concurrent_sync_writes_share_syncs_and_all_survive() {
     let engine = Engine::open("/store", options(&vfs)).expect("recover");
     for writer in 0..8u8 {
         for n in 0..100u8 {
-            assert_eq!(engine.get(&[writer, n]).expect("get").as_deref(), Some(&[n; 100][..]), "{writer} {n}");
+            assert_eq!(
+                engine.get(&[writer, n]).expect("get").as_deref(),
+                Some(&[n; 100][..]),
+                "{writer} {n}"
+            );
         }
     }
 }

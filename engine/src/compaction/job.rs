@@ -44,7 +44,12 @@ fn move_table(shared: &Shared, edit: Edit, version: &Version) -> Result<()> {
     Ok(())
 }
 
-fn merge(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn() -> bool) -> Result<Option<Vec<TableMeta>>> {
+fn merge(
+    shared: &Shared,
+    version: &Version,
+    job: &Job,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Vec<TableMeta>>> {
     let mut cursors: Vec<Box<dyn Cursor>> = Vec::new();
     if job.level == 0 {
         cursors.extend(job.upper.iter().map(|table| Box::new(table.cursor(false)) as Box<dyn Cursor>));
@@ -99,7 +104,9 @@ fn merge(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn() -> bool)
         return Err(Error::corrupt(
             job.upper[0].name(),
             0,
-            format!("a compaction read {read} entries of {stated}, wrote {counted} of {written}, dropped {dropped}"),
+            format!(
+                "a compaction read {read} entries of {stated}, wrote {counted} of {written}, dropped {dropped}"
+            ),
         ));
     }
     Ok(Some(outputs))

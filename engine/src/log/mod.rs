@@ -29,7 +29,7 @@ mod reader;
 mod segment;
 mod writer;
 
-pub use reader::{Recovery, TornTail, dump};
+pub use reader::{Recovery, TornTail, Visit, dump};
 pub use segment::{HEADER_BYTES, Kind, MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
 pub(crate) use writer::sync_failed;
 pub use writer::{Log, LogOptions, LogStats, Position};

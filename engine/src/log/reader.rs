@@ -12,6 +12,9 @@ use crate::log::segment::{self, HEADER_BYTES, Header, Kind, Record};
 use crate::log::writer::Position;
 use crate::vfs::{Mode, Vfs};
 
+/// Called with seq, kind and payload of each record, in order; an error ends the reading.
+pub type Visit<'a> = dyn FnMut(u64, Kind, &[u8]) -> Result<()> + 'a;
+
 /// What recovery found.
 #[derive(Debug, Default, Clone)]
 pub struct Recovery {
@@ -61,7 +64,7 @@ pub(super) fn scan(
     extension: &str,
     uuid: Option<[u8; 16]>,
     floor: Option<Position>,
-    visit: &mut dyn FnMut(u64, Kind, &[u8]) -> Result<()>,
+    visit: &mut Visit<'_>,
 ) -> Result<Scan> {
     let mut scan = Scan {
         recovery: Recovery::default(),
@@ -75,7 +78,9 @@ pub(super) fn scan(
     for name in vfs.list(dir).map_err(|e| Error::io("list", dir, e))? {
         if name.ends_with(&format!(".{extension}-new")) || name.ends_with(&format!(".{extension}-spare")) {
             scan.leftovers.push(name);
-        } else if let Some(number) = name.strip_suffix(&format!(".{extension}")).and_then(|n| n.parse::<u64>().ok()) {
+        } else if let Some(number) =
+            name.strip_suffix(&format!(".{extension}")).and_then(|n| n.parse::<u64>().ok())
+        {
             numbers.push(number);
         }
     }
@@ -117,7 +122,11 @@ pub(super) fn scan(
         while known_end.is_none_or(|end| (at as u64) < end) {
             let Some(record) = segment::decode_record(&bytes, at, header.tag) else { break };
             let Some(kind) = Kind::from_u8(record.kind) else {
-                return Err(Error::corrupt(&name, at as u64, format!("record of unknown kind {}", record.kind)));
+                return Err(Error::corrupt(
+                    &name,
+                    at as u64,
+                    format!("record of unknown kind {}", record.kind),
+                ));
             };
             if record.seq < scan.recovery.last_seq.unwrap_or(0) {
                 return Err(Error::corrupt(&name, at as u64, format!("seq {} runs backwards", record.seq)));
@@ -142,7 +151,9 @@ pub(super) fn scan(
                 return Err(Error::corrupt(
                     &name,
                     at as u64,
-                    format!("no valid record here, but records go on to offset {end}; seqs {lost} to {next_seq} are hit"),
+                    format!(
+                        "no valid record here, but records go on to offset {end}; seqs {lost} to {next_seq} are hit"
+                    ),
                 ));
             }
             expected = Some((number, end, crc));
@@ -155,7 +166,9 @@ pub(super) fn scan(
             return Err(Error::corrupt(
                 &name,
                 at as u64,
-                format!("no valid record here, but bytes up to {proof} were durable; seqs from {lost} are hit"),
+                format!(
+                    "no valid record here, but bytes up to {proof} were durable; seqs from {lost} are hit"
+                ),
             ));
         }
         if bytes[at.min(bytes.len())..].iter().take(segment::RECORD_HEADER_BYTES).any(|&byte| byte != 0) {
@@ -174,7 +187,11 @@ pub(super) fn scan(
     if let Some(floor) = floor {
         if scan.segments.last().is_none_or(|&(last, _)| last < floor.segment) {
             let name = segment_name(floor.segment, extension);
-            return Err(Error::corrupt(name, 0, "the segment is missing, but the manifest knows it as durable"));
+            return Err(Error::corrupt(
+                name,
+                0,
+                "the segment is missing, but the manifest knows it as durable",
+            ));
         }
     }
     Ok(scan)

@@ -115,7 +115,14 @@ pub(super) fn record_len(payload: usize) -> usize {
 }
 
 /// Appends a record; `payload` is given in parts, so that callers need not join them first.
-pub(super) fn encode_record(out: &mut Vec<u8>, tag: u32, synced: u64, seq: u64, kind: Kind, payload: &[&[u8]]) -> u32 {
+pub(super) fn encode_record(
+    out: &mut Vec<u8>,
+    tag: u32,
+    synced: u64,
+    seq: u64,
+    kind: Kind,
+    payload: &[&[u8]],
+) -> u32 {
     let start = out.len();
     let len = 1 + payload.iter().map(|part| part.len()).sum::<usize>();
     debug_assert_eq!(synced % 8, 0);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
-use crate::log::reader::{self, Recovery, segment_name};
+use crate::log::reader::{self, Recovery, Visit, segment_name};
 use crate::log::segment::{self, HEADER_BYTES, Header, Kind, MAX_RECORD_BYTES};
 use crate::vfs::{File, Mode, Vfs};
 
@@ -105,7 +105,7 @@ impl Log {
         options: LogOptions,
         floor: Option<Position>,
         next_seq: u64,
-        visit: &mut dyn FnMut(u64, Kind, &[u8]) -> Result<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(Log, Recovery)> {
         let scan = reader::scan(&*vfs, &options.dir, options.extension, options.uuid, floor, visit)?;
         for name in &scan.leftovers {
@@ -180,7 +180,11 @@ impl Log {
     pub fn append(&self, seq: u64, kind: Kind, payload: &[&[u8]]) -> Result<Position> {
         let size: usize = payload.iter().map(|part| part.len()).sum();
         if size + 1 > MAX_RECORD_BYTES {
-            return Err(Error::TooLarge { what: "a log record", size: size as u64, limit: MAX_RECORD_BYTES as u64 - 1 });
+            return Err(Error::TooLarge {
+                what: "a log record",
+                size: size as u64,
+                limit: MAX_RECORD_BYTES as u64 - 1,
+            });
         }
         let need = segment::record_len(size) as u64;
         let mut state = self.state.lock();
@@ -392,7 +396,12 @@ impl Log {
     }
 
     /// Starts the next segment: all of the present one is made durable first, then the new header, then the name.
-    fn rotate<'a>(&'a self, mut state: MutexGuard<'a, State>, seq: u64, need: u64) -> Result<MutexGuard<'a, State>> {
+    fn rotate<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        seq: u64,
+        need: u64,
+    ) -> Result<MutexGuard<'a, State>> {
         let full = state.number;
         loop {
             state.check()?;
@@ -484,6 +493,8 @@ fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
 
 /// The final error of a failed sync.
 pub(crate) fn sync_failed(path: &Path, error: &std::io::Error) -> Error {
-    let file = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let file = path
+        .file_name()
+        .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     Error::SyncFailed { file, reason: error.to_string() }
 }

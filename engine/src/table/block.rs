@@ -149,7 +149,10 @@ impl Block {
         let common = u16::from_le_bytes([bytes[tail + 8], bytes[tail + 9]]) as usize;
         let base = u64_at(&bytes, tail + 12);
         let restarts_at = tail.checked_sub(restarts * RESTART_BYTES)?;
-        if bytes[tail + 10] as usize != INTERVAL || restarts != entries.div_ceil(INTERVAL) || common > restarts_at {
+        if bytes[tail + 10] as usize != INTERVAL
+            || restarts != entries.div_ceil(INTERVAL)
+            || common > restarts_at
+        {
             return None;
         }
         let block = Block { bytes, entries, restarts, restarts_at, common, base };
@@ -255,7 +258,7 @@ impl BlockCursor {
         Ok(())
     }
 
-    fn to_restart(&mut self, restart: usize) -> Result<(), BadBlock> {
+    fn go_to_restart(&mut self, restart: usize) -> Result<(), BadBlock> {
         let (key, value, _) = self.block.restart(restart);
         self.key.clear();
         self.key.extend_from_slice(&self.block.bytes[..self.block.common]);
@@ -269,8 +272,8 @@ impl BlockCursor {
         self.index = self.block.entries;
     }
 
-    fn to_index(&mut self, index: usize) -> Result<(), BadBlock> {
-        self.to_restart(index / INTERVAL)?;
+    fn go_to_index(&mut self, index: usize) -> Result<(), BadBlock> {
+        self.go_to_restart(index / INTERVAL)?;
         while self.index < index {
             self.index += 1;
             self.decode_next()?;
@@ -279,13 +282,13 @@ impl BlockCursor {
     }
 
     pub(crate) fn seek_first(&mut self) -> Result<(), BadBlock> {
-        if self.block.entries == 0 { Ok(()) } else { self.to_restart(0) }
+        if self.block.entries == 0 { Ok(()) } else { self.go_to_restart(0) }
     }
 
     pub(crate) fn seek_last(&mut self) -> Result<(), BadBlock> {
         match self.block.entries {
             0 => Ok(()),
-            entries => self.to_index(entries - 1),
+            entries => self.go_to_index(entries - 1),
         }
     }
 
@@ -295,13 +298,17 @@ impl BlockCursor {
             return Ok(());
         }
         self.index += 1;
-        if self.index % INTERVAL == 0 { self.to_restart(self.index / INTERVAL) } else { self.decode_next() }
+        if self.index.is_multiple_of(INTERVAL) {
+            self.go_to_restart(self.index / INTERVAL)
+        } else {
+            self.decode_next()
+        }
     }
 
     pub(crate) fn prev(&mut self) -> Result<(), BadBlock> {
         match self.index {
             0 => self.nowhere(),
-            index => self.to_index(index - 1)?,
+            index => self.go_to_index(index - 1)?,
         }
         Ok(())
     }
@@ -315,7 +322,7 @@ impl BlockCursor {
         let common = block.common();
         let prefix = &key[..key.len().min(common.len())];
         match prefix.cmp(common) {
-            Ordering::Less => return self.to_restart(0),
+            Ordering::Less => return self.go_to_restart(0),
             Ordering::Greater => {
                 self.nowhere();
                 return Ok(());
@@ -340,7 +347,7 @@ impl BlockCursor {
                 high = middle;
             }
         }
-        self.to_restart(low.saturating_sub(1))?;
+        self.go_to_restart(low.saturating_sub(1))?;
         while self.index < block.entries && self.key.as_slice() < key {
             self.next()?;
         }

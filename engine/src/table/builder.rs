@@ -162,8 +162,11 @@ impl TableBuilder {
     /// Writes the rest, syncs, and says what the manifest should know. At least one entry was added.
     pub(crate) fn finish(mut self) -> Result<TableMeta> {
         assert!(self.meta.entries > 0, "an empty table is never written");
-        self.meta.largest =
-            if self.block.is_empty() { self.pending.as_ref().expect("a block").0.clone() } else { self.block.last_key().to_vec() };
+        self.meta.largest = if self.block.is_empty() {
+            self.pending.as_ref().expect("a block").0.clone()
+        } else {
+            self.block.last_key().to_vec()
+        };
         if !self.block.is_empty() {
             self.finish_block()?;
         }

@@ -103,7 +103,8 @@ mod tests {
         let hashes: Vec<u64> = (0..20_000u32).map(|n| hash(format!("key{n}").as_bytes())).collect();
         let filter = Filter::new(build(&hashes, 10)).expect("sound");
         assert!(hashes.iter().all(|&hash| filter.may_contain(hash)));
-        let strangers = (0..100_000u32).filter(|n| filter.may_contain(hash(format!("other{n}").as_bytes()))).count();
+        let strangers =
+            (0..100_000u32).filter(|n| filter.may_contain(hash(format!("other{n}").as_bytes()))).count();
         assert!(strangers < 1_600, "{strangers} of 100,000 pass; 10 bits a key promise 1,140");
     }
 

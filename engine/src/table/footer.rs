@@ -66,10 +66,16 @@ pub(crate) fn seal(raw: &[u8], kind: BlockKind, codec: Codec, uid: u64, offset: 
 }
 
 /// Checks and unpacks a block read from `offset`.
-pub(crate) fn open(bytes: &[u8], kind: BlockKind, uid: u64, offset: u64) -> Result<Vec<u8>, Cow<'static, str>> {
+pub(crate) fn open(
+    bytes: &[u8],
+    kind: BlockKind,
+    uid: u64,
+    offset: u64,
+) -> Result<Vec<u8>, Cow<'static, str>> {
     let checked = bytes.len().checked_sub(4).ok_or("the block is too short")?;
     let payload = checked.checked_sub(TRAILER_BYTES - 4).ok_or("the block is too short")?;
-    let (expected, found) = (u32_at(bytes, checked), crc32fast::hash(&bytes[..checked]) ^ context(uid, offset));
+    let (expected, found) =
+        (u32_at(bytes, checked), crc32fast::hash(&bytes[..checked]) ^ context(uid, offset));
     if expected != found {
         return Err(format!("block checksum is {found:08x}, expected {expected:08x}").into());
     }

@@ -97,7 +97,9 @@ impl Table {
         })?;
         let len = file.len().map_err(|e| Error::io("measure", &self.path, e))?;
         if len != self.meta.len || len < FOOTER_BYTES as u64 {
-            return Err(self.corrupt(len, format!("the file has {len} bytes, the manifest says {}", self.meta.len)));
+            return Err(
+                self.corrupt(len, format!("the file has {len} bytes, the manifest says {}", self.meta.len))
+            );
         }
         let mut bytes = [0; FOOTER_BYTES];
         let at = len - FOOTER_BYTES as u64;
@@ -107,7 +109,8 @@ impl Table {
             return Err(self.corrupt(at, "the file is another table than the manifest names"));
         }
         let filter = self.read_raw(&*file, footer.filter, BlockKind::Filter)?;
-        let filter = Filter::new(filter).ok_or_else(|| self.corrupt(footer.filter.offset, "malformed filter"))?;
+        let filter =
+            Filter::new(filter).ok_or_else(|| self.corrupt(footer.filter.offset, "malformed filter"))?;
         let index = self.read_raw(&*file, footer.index, BlockKind::Index)?;
         let index = Block::new(index).ok_or_else(|| self.corrupt(footer.index.offset, "malformed index"))?;
         let properties = self.read_raw(&*file, footer.properties, BlockKind::Properties)?;
@@ -115,7 +118,9 @@ impl Table {
             .ok_or_else(|| self.corrupt(footer.properties.offset, "malformed properties"))?;
         stated.len = self.meta.len;
         if stated != self.meta {
-            return Err(self.corrupt(footer.properties.offset, "the properties are not those of the manifest"));
+            return Err(
+                self.corrupt(footer.properties.offset, "the properties are not those of the manifest")
+            );
         }
         Ok(Opened { file, filter, index: Arc::new(index) })
     }
@@ -123,7 +128,8 @@ impl Table {
     fn read_raw(&self, file: &dyn File, handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
         let mut bytes = vec![0; handle.len];
         file.read_at(&mut bytes, handle.offset).map_err(|e| Error::io("read", &self.path, e))?;
-        footer::open(&bytes, kind, self.meta.uid, handle.offset).map_err(|reason| self.corrupt(handle.offset, reason))
+        footer::open(&bytes, kind, self.meta.uid, handle.offset)
+            .map_err(|reason| self.corrupt(handle.offset, reason))
     }
 
     fn block(&self, opened: &Opened, handle: Handle, keep: bool) -> Result<Arc<Block>> {
@@ -154,7 +160,8 @@ impl Table {
 
     /// The version of `key`, if its seq is at most `at`. `hash` is the filter hash of the key.
     pub(crate) fn get(&self, key: &[u8], hash: u64, at: Seq) -> Result<Option<(Seq, Option<Slice>)>> {
-        if self.meta.min_seq > at || key < self.meta.smallest.as_slice() || key > self.meta.largest.as_slice() {
+        if self.meta.min_seq > at || key < self.meta.smallest.as_slice() || key > self.meta.largest.as_slice()
+        {
             return Ok(None);
         }
         let opened = self.opened()?;
@@ -171,7 +178,8 @@ impl Table {
         let Some(entry) = cursor.entry().filter(|entry| entry.key == key && entry.seq <= at) else {
             return Ok(None);
         };
-        let value = (entry.op == Op::Put).then(|| Slice::in_block(cursor.block().clone(), cursor.value_range()));
+        let value =
+            (entry.op == Op::Put).then(|| Slice::in_block(cursor.block().clone(), cursor.value_range()));
         Ok(Some((entry.seq, value)))
     }
 
@@ -204,7 +212,10 @@ impl Table {
         }
         if (entries, deletes) != (self.meta.entries, self.meta.deletes) {
             let expected = (self.meta.entries, self.meta.deletes);
-            return Err(self.corrupt(0, format!("entries and deletes are {:?}, expected {expected:?}", (entries, deletes))));
+            return Err(self.corrupt(
+                0,
+                format!("entries and deletes are {:?}, expected {expected:?}", (entries, deletes)),
+            ));
         }
         Ok(())
     }
@@ -252,13 +263,19 @@ impl TableCursor {
         Ok(true)
     }
 
-    fn on_index(&mut self, step: impl FnOnce(&mut BlockCursor) -> std::result::Result<(), BadBlock>) -> Result<()> {
+    fn on_index(
+        &mut self,
+        step: impl FnOnce(&mut BlockCursor) -> std::result::Result<(), BadBlock>,
+    ) -> Result<()> {
         self.data = None;
         let moved = step(self.index()?);
         moved.map_err(|_| self.bad_index())
     }
 
-    fn on_data(&mut self, step: impl FnOnce(&mut BlockCursor) -> std::result::Result<(), BadBlock>) -> Result<bool> {
+    fn on_data(
+        &mut self,
+        step: impl FnOnce(&mut BlockCursor) -> std::result::Result<(), BadBlock>,
+    ) -> Result<bool> {
         let Some(data) = &mut self.data else { return Ok(false) };
         let moved = step(data);
         let stands = data.entry().is_some();

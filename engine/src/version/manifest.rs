@@ -100,14 +100,19 @@ impl Manifest {
             random: options.random,
         };
         let mut replay = Replay::default();
-        let (log, recovery) = Log::open(options.vfs.clone(), log_options, None, 1, &mut |seq, kind, payload| {
-            let bad = |reason: String| Error::corrupt(format!("the manifest, record {seq}"), 0, reason);
-            let edit = Edit::decode(payload).ok_or_else(|| bad("malformed edit".into()))?;
-            replay.apply(kind, edit).map_err(bad)
-        })?;
+        let (log, recovery) =
+            Log::open(options.vfs.clone(), log_options, None, 1, &mut |seq, kind, payload| {
+                let bad = |reason: String| Error::corrupt(format!("the manifest, record {seq}"), 0, reason);
+                let edit = Edit::decode(payload).ok_or_else(|| bad("malformed edit".into()))?;
+                replay.apply(kind, edit).map_err(bad)
+            })?;
         let fresh = recovery.last_seq.is_none();
         if !fresh && replay.whole.is_none() {
-            return Err(Error::corrupt("the manifest", 0, "it holds no snapshot, so what is live is unknown"));
+            return Err(Error::corrupt(
+                "the manifest",
+                0,
+                "it holds no snapshot, so what is live is unknown",
+            ));
         }
         let whole = replay.whole.unwrap_or_default();
         let mut version = Version::default();
@@ -171,7 +176,11 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
     for (level, meta) in &edit.add {
         let level = usize::from(*level);
         if level >= LEVELS {
-            return Err(Error::corrupt("the manifest", 0, format!("table {} is in level {level}", meta.number)));
+            return Err(Error::corrupt(
+                "the manifest",
+                0,
+                format!("table {} is in level {level}", meta.number),
+            ));
         }
         let path = files.dir.join(format!("{:010}.sst", meta.number));
         let table = Arc::new(Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone()));
@@ -185,7 +194,11 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
     for level in &version.levels[1..] {
         if let Some(pair) = level.windows(2).find(|pair| pair[0].meta.largest >= pair[1].meta.smallest) {
             let (a, b) = (pair[0].meta.number, pair[1].meta.number);
-            return Err(Error::corrupt("the manifest", 0, format!("tables {a} and {b} of one level overlap")));
+            return Err(Error::corrupt(
+                "the manifest",
+                0,
+                format!("tables {a} and {b} of one level overlap"),
+            ));
         }
     }
     for number in &edit.attachments.detach {

@@ -339,7 +339,9 @@ impl Memory {
                 let bytes = source.inodes[id].current.clone();
                 let inode = target.next_inode;
                 target.next_inode += 1;
-                target.inodes.insert(inode, Inode { durable: bytes.clone(), current: bytes, pending: Vec::new() });
+                target
+                    .inodes
+                    .insert(inode, Inode { durable: bytes.clone(), current: bytes, pending: Vec::new() });
                 target.names.insert(path.clone(), inode);
                 target.durable_names.insert(path.clone(), inode);
             }
@@ -619,7 +621,9 @@ mod tests {
             let random = file(&vfs, "/f");
             vfs.sync_dir(Path::new("/")).expect("sync dir");
             for sector in 0..20 {
-                random.write_at(&[sector as u8 + 1; SECTOR_BYTES], sector * SECTOR_BYTES as u64).expect("write");
+                random
+                    .write_at(&[sector as u8 + 1; SECTOR_BYTES], sector * SECTOR_BYTES as u64)
+                    .expect("write");
             }
             vfs.crash(Crash::RandomSectors, seed);
             vfs.contents(Path::new("/f")).expect("there")
