@@ -308,6 +308,30 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_the_database_find_their_row() {
+        let corrupt = Error::Corrupt { file: "sst-7".into(), offset: 42, reason: "checksum".into() };
+        for (error, status, name) in [
+            (Error::Busy { retry_after: Duration::from_millis(1500) }, 429, "overloaded"),
+            (Error::Unknown { reason: "fsync".into() }, 503, "unknown"),
+            (Error::Cancelled, 408, "timeout"),
+            (Error::Closed, 503, "unavailable"),
+            (corrupt, 500, "corruption"),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!((failure.kind.status(), failure.kind.name()), (status, name));
+            let reply = crate::http::reply::failure(&failure, "r1");
+            let wait = reply.headers().get("retry-after").map(|value| value.to_str().unwrap().to_string());
+            match status {
+                429 => assert_eq!(wait.as_deref(), Some("2"), "whole seconds, rounded up"),
+                500 => assert_eq!(failure.to_json(Some("r1"))["offset"], 42),
+                _ => {}
+            }
+        }
+        let conflict = Rejection::VersionConflict { id: "a".into(), current: None };
+        assert_eq!(Failure::from(conflict).to_json(None)["current_version"], Value::Null);
+    }
+
+    #[test]
     fn messages_echo_little_of_the_input() {
         let long = "ä".repeat(1000);
         assert!(excerpt(&long).len() < 80);

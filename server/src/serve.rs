@@ -144,3 +144,29 @@ async fn run(
         Err(error) => Err(Failure::new(crate::error::Kind::Internal, format!("closing broke off: {error}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_that_failed_stops_the_node_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Database::open(folder.path().join("data"), Options::default()).unwrap();
+        let limits = Limits {
+            memory: 1 << 20,
+            cache: 1 << 20,
+            request_timeout: Duration::from_secs(1),
+            connections: 4,
+        };
+        let node = Arc::new(Node::new(db, limits));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_stop, stopped) = oneshot::channel();
+        assert!(node.is_ready());
+        node.fail("fsync: input/output error");
+        let result = run(node.clone(), listener, stopped).await;
+        assert_eq!(result.unwrap(), Stopped::LogFailed);
+        assert!(!node.is_ready());
+    }
+}
