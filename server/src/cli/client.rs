@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::error::{Failure, Kind};
@@ -21,6 +21,9 @@ pub(crate) struct Server {
     #[arg(long, env = "LUMEN_URL", default_value = "http://127.0.0.1:7700", value_name = "URL")]
     pub(crate) url: String,
 }
+
+/// Everything but letters, digits and the four marks that never mean anything in a URL.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// No answer takes longer than this, unless the server hangs: an import of a chunk waits at most a minute for a busy
 /// database, and a search is given up after seconds.
@@ -130,5 +133,5 @@ pub(crate) fn failure_from(error: &Value) -> Failure {
 
 /// A piece of text as one segment of a path, or a value in a query.
 pub(crate) fn encode(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+    utf8_percent_encode(text, ENCODED).to_string()
 }

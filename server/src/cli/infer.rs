@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
+use super::members::Members;
 use super::printable;
 
 /// Lines that are looked at.
@@ -51,14 +52,14 @@ pub(crate) struct Field {
 pub(crate) fn infer(lines: &[&[u8]], id_field: &str) -> Vec<Field> {
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for line in lines {
-        let Ok(Value::Object(document)) = serde_json::from_slice::<Value>(line) else { continue };
-        for (order, (name, value)) in document.iter().enumerate() {
+        let Ok(Members(document)) = serde_json::from_slice(line) else { continue };
+        for (order, (name, value)) in document.into_iter().enumerate() {
             if name == id_field {
                 continue;
             }
             let field = seen.entry(name.clone()).or_insert_with(|| Seen { order, ..Seen::default() });
             field.documents += u64::from(!value.is_null());
-            match value {
+            match &value {
                 Value::Array(values) => values.iter().for_each(|value| field.add(value)),
                 one => field.add(one),
             }

@@ -9,6 +9,7 @@ mod client;
 mod demo;
 mod import;
 mod infer;
+mod members;
 mod offline;
 mod progress;
 mod search;

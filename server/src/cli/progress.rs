@@ -71,6 +71,6 @@ impl Progress {
         self.bar.finish_and_clear();
         let took = self.started.elapsed().as_secs_f64();
         let speed = self.bytes as f64 / 1e6 / took.max(0.001);
-        format!("{} in {took:.1} s, {speed:.1} MB/s", self.counts())
+        format!("{} in {took:.2} s, {speed:.1} MB/s", self.counts())
     }
 }

@@ -7,10 +7,10 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use http::Method;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::client::{Client, Server, encode};
+use super::members::Members;
 use super::printable;
 use crate::error::{Failure, Kind};
 
@@ -126,7 +126,7 @@ fn table(results: &Results<'_>, query: &str) -> Table {
 
 /// A document's fields, one a line, each cut to the piece where the query's words stand.
 pub(crate) fn fields(source: &str, query: &str) -> Vec<String> {
-    let Ok(Value::Object(document)) = serde_json::from_str::<Value>(source) else { return Vec::new() };
+    let Ok(Members(document)) = serde_json::from_str(source) else { return Vec::new() };
     let words: Vec<String> = query
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| word.chars().count() > 2 && !matches!(*word, "AND" | "NOT"))

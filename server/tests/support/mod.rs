@@ -45,27 +45,29 @@ impl Server {
 
     /// Runs a command that serves, and waits until it says where.
     pub(crate) fn spawn(mut command: Command) -> Server {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("lumen starts");
-        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let child = command.stderr(Stdio::piped()).spawn().expect("lumen starts");
         let (sender, says) = mpsc::channel();
+        let mut server = Server { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), says };
+        let stderr = BufReader::new(server.child.stderr.take().expect("stderr is piped"));
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
         });
         let mut heard = String::new();
-        loop {
-            let Ok(line) = says.recv_timeout(PATIENCE) else { panic!("the server did not start: {heard}") };
+        while server.address.port() == 0 {
+            let Ok(line) = server.says.recv_timeout(PATIENCE) else {
+                panic!("the server did not start: {heard}")
+            };
             if let Some(address) = line.split("http://").nth(1) {
-                let end = address
-                    .find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
-                    .unwrap_or(address.len());
-                let address = address[..end].parse().expect("an address");
-                return Server { child, address, says };
+                let is_part = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
+                let end = address.find(|c| !is_part(c)).unwrap_or(address.len());
+                server.address = address[..end].parse().expect("an address");
             }
             heard.push_str(&line);
             heard.push('\n');
         }
+        server
     }
 
     /// Sends a signal by name, as `TERM`.
