@@ -157,7 +157,7 @@ fn deep_json_is_refused_wherever_it_stands() {
     let error = server.put("/collections/books/documents/a", &deep).is_error(400, "validation");
     assert_eq!(error["limit"], 64);
     assert!(error["message"].as_str().unwrap().contains("64"));
-    let error = server.put("/collections/deep", &deep).is_error(400, "validation");
+    let error = server.put("/collections/deep", &deep).is_error(400, "mapping");
     assert_eq!(error["limit"], 64);
     let answer =
         server.post("/collections/books/import", &format!("{deep}\n{{\"id\":\"b\",\"title\":\"fine\"}}"));

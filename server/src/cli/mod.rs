@@ -68,9 +68,12 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // The reader of stderr may be gone; the exit code still says it.
-            let _ = writeln!(std::io::stderr(), "lumen: {error:#}");
-            ExitCode::from(exit_code(&error))
+            let code = exit_code(&error);
+            if code != 0 {
+                // The reader of stderr may be gone; the exit code still says it.
+                let _ = writeln!(std::io::stderr(), "lumen: {error:#}");
+            }
+            ExitCode::from(code)
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::api;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::http::json::{check_depth, locate};
 use crate::http::reply::{Reply, at_seq, empty, json_text, json_value};
 use crate::http::request::Call;
@@ -20,7 +20,7 @@ pub(crate) async fn list(call: Call) -> Result<Reply, Failure> {
 /// `PUT /collections/{collection}`
 pub(crate) async fn create(mut call: Call) -> Result<Reply, Failure> {
     let body = call.read_body("the mapping", MAPPING_BYTES_MAX).await?;
-    check_depth(&body)?;
+    check_depth(&body).map_err(|failure| Failure { kind: Kind::Mapping, ..failure })?;
     let created = api::create_collection(&call.node.db, &call.collection, &body).await;
     let (created, mapping, seq) = created.map_err(|failure| locate(failure, &body))?;
     Ok(at_seq(json_text(if created { 201 } else { 200 }, mapping.to_json()), seq))

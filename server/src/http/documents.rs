@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::header;
+use hyper::body::Body;
 use lumen::Prepared;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
@@ -66,8 +67,10 @@ pub(crate) async fn put(call: Call) -> Result<Reply, Failure> {
 
 async fn store(mut call: Call) -> Result<Reply, Failure> {
     let condition = call.condition()?;
-    // Before the body: whoever sends 16 MB to a collection that is not there need not wait for the answer.
-    call.node.db.snapshot().mapping(&call.collection)?;
+    if call.body.as_ref().is_some_and(|body| body.size_hint().lower() > INLINE_BYTES_MAX as u64) {
+        // Whoever sends 16 MB to a collection that is not there need not send them all to learn it.
+        call.node.db.snapshot().mapping(&call.collection)?;
+    }
     let body = call.read_body("the document", DOCUMENT_BYTES_MAX).await?;
     let small = body.len() <= INLINE_BYTES_MAX;
     let (node, collection, id) = (call.node.clone(), call.collection.clone(), call.id.clone());

@@ -318,25 +318,24 @@ impl Lines {
         let mut result = BatchResult { received: self.received, ..Default::default() };
         if let Some(ack) = ack {
             result.seq = ack.seq;
-            let outcomes = match ack.outcome {
-                Outcome::Batch(outcomes) => outcomes,
-                // A rejection of the whole, as when the collection was dropped meanwhile.
-                Outcome::Rejected(rejection) => vec![Outcome::Rejected(rejection); self.names.len()],
-                other => vec![other],
+            let mut outcomes = match ack.outcome {
+                Outcome::Batch(outcomes) => outcomes.into_iter(),
+                other => vec![other].into_iter(),
             };
-            for ((line, id), outcome) in self.names.into_iter().zip(outcomes) {
-                match outcome {
-                    Outcome::Created => result.created += 1,
-                    Outcome::Updated => result.updated += 1,
-                    Outcome::Rejected(rejection) => {
-                        self.rejects.push((line, reject(line, Some(&id), &Failure::from(rejection))));
+            for (line, id) in self.names {
+                let failure = match outcomes.next() {
+                    Some(Outcome::Created) => {
+                        result.created += 1;
+                        continue;
                     }
-                    other => {
-                        let failure =
-                            Failure::new(Kind::Internal, format!("the log answered with {other:?}"));
-                        self.rejects.push((line, reject(line, Some(&id), &failure)));
+                    Some(Outcome::Updated) => {
+                        result.updated += 1;
+                        continue;
                     }
-                }
+                    Some(Outcome::Rejected(rejection)) => Failure::from(rejection),
+                    _ => Failure::new(Kind::Internal, "the log gave no outcome for this line"),
+                };
+                self.rejects.push((line, reject(line, Some(&id), &failure)));
             }
         }
         self.rejects.sort_by_key(|(line, _)| *line);
