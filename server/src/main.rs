@@ -1,3 +1,17 @@
-//! The `lumen` program.
+//! The `lumen` program: parses the command line, runs it, and ends with the exit code that says how it went.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod api;
+mod cli;
+mod config;
+mod error;
+mod http;
+mod metrics;
+mod node;
+mod serve;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,137 @@
+//! A small HTTP client for the command line: one server, whole bodies, errors as the server's own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderMap, Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::error::{Failure, Kind};
+
+/// Which server to talk to.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Server {
+    /// The server
+    #[arg(long, env = "LUMEN_URL", default_value = "http://127.0.0.1:7700", value_name = "URL")]
+    pub(crate) url: String,
+}
+
+/// Everything but letters, digits and the four marks that never mean anything in a URL.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// No answer takes longer than this, unless the server hangs: an import of a chunk waits at most a minute for a busy
+/// database, and a search is given up after seconds.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Talks to one server.
+#[derive(Clone)]
+pub(crate) struct Client {
+    base: String,
+    pool: Pool<HttpConnector, Full<Bytes>>,
+}
+
+/// What the server said.
+pub(crate) struct Answer {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
+    /// The body.
+    pub(crate) body: Bytes,
+}
+
+impl Client {
+    /// A client for the server at `url`.
+    pub(crate) fn new(url: &str) -> Result<Client, Failure> {
+        let base = url.trim_end_matches('/');
+        let bad = |why: &str| {
+            Failure::new(Kind::InvalidParameter, format!("{url:?} is no server's address: {why}"))
+                .with("hint", "as in http://127.0.0.1:7700")
+        };
+        let uri: http::Uri = base.parse().map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
+        if uri.scheme_str() != Some("http") || uri.authority().is_none() {
+            return Err(bad("it has to begin with http:// and name a host"));
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(10)));
+        Ok(Client { base: base.to_string(), pool: Pool::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
+        let unavailable =
+            |why: String| Failure::new(Kind::Unavailable, format!("no answer from {}: {why}", self.base));
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| Failure::new(Kind::BadRequest, error.to_string()))?;
+        let exchange = async {
+            let response = self.pool.request(request).await.map_err(|error| unavailable(reason(&error)))?;
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.map_err(|error| unavailable(reason(&error)))?.to_bytes();
+            Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        };
+        match tokio::time::timeout(ANSWER_TIME_MAX, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err(unavailable(format!("nothing came within {ANSWER_TIME_MAX:?}"))),
+        }
+    }
+
+    /// Sends a request whose answer has to be a success.
+    pub(crate) async fn expect(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
+        let answer = self.send(method, path, body).await?;
+        if answer.status < 300 { Ok(answer) } else { Err(answer.failure()) }
+    }
+}
+
+/// An error with its causes: hyper's own text names only the outermost.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl Answer {
+    /// The error in the body, or what can be said without one.
+    pub(crate) fn failure(&self) -> Failure {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        match body.get("error") {
+            Some(error) => failure_from(error),
+            None => Failure::new(Kind::Internal, format!("the server answered with status {}", self.status)),
+        }
+    }
+
+    /// How long the server wants to be left alone.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+/// Reads a server's `error` object back.
+pub(crate) fn failure_from(error: &Value) -> Failure {
+    let name = error["type"].as_str().unwrap_or("internal");
+    let mut message = error["message"].as_str().unwrap_or("the server gave no reason").to_string();
+    if let Some(hint) = error["hint"].as_str() {
+        message = format!("{message} ({hint})");
+    }
+    Failure::new(Kind::from_name(name).unwrap_or(Kind::Internal), message)
+}
+
+/// A piece of text as one segment of a path, or a value in a query.
+pub(crate) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
+}

@@ -1,0 +1,74 @@
+//! `lumen check` and `lumen inspect`: what can be said of files without a server.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::io_failure;
+use crate::error::{Failure, exit};
+
+/// `lumen check`
+#[derive(Args)]
+pub(crate) struct Check {
+    /// The data folder
+    dir: PathBuf,
+}
+
+impl Check {
+    /// Reads everything; 1 if anything is wrong.
+    pub(crate) fn run(self) -> anyhow::Result<u8> {
+        std::fs::read_dir(&self.dir).map_err(|error| io_failure(&self.dir.display().to_string(), &error))?;
+        let bar = ProgressBar::new(0);
+        if !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) = ProgressStyle::with_template(" checking {bar:30} {percent:>3} %  eta {eta}  {msg}")
+        {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        let report = lumen::check::check(&self.dir, &mut |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            bar.set_message(progress.what.to_string());
+        });
+        bar.finish_and_clear();
+        let report = report.map_err(Failure::from)?;
+        let mut out = std::io::stdout().lock();
+        for problem in &report.problems {
+            writeln!(out, "{problem}")?;
+        }
+        let read = format!(
+            "{} files, {}, {} documents",
+            HumanCount(report.files),
+            HumanBytes(report.bytes),
+            HumanCount(report.documents)
+        );
+        if report.problems.is_empty() {
+            eprintln!("{}: {read}: nothing is wrong", self.dir.display());
+            return Ok(0);
+        }
+        eprintln!("{}: {read}: {} problems", self.dir.display(), report.problems.len());
+        Ok(exit::REFUSED)
+    }
+}
+
+/// `lumen inspect`
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// The file or data folder
+    path: PathBuf,
+}
+
+impl Inspect {
+    /// Prints it.
+    pub(crate) fn run(self) -> anyhow::Result<u8> {
+        std::fs::metadata(&self.path)
+            .map_err(|error| io_failure(&self.path.display().to_string(), &error))?;
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        lumen::inspect::inspect(&self.path, &mut out).map_err(Failure::from)?;
+        out.flush()?;
+        Ok(0)
+    }
+}

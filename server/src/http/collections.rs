@@ -1,0 +1,40 @@
+//! Collections: list, create, describe, drop.
+
+use serde_json::json;
+
+use crate::api;
+use crate::error::{Failure, Kind};
+use crate::http::json::{check_depth, locate};
+use crate::http::reply::{Reply, at_seq, empty, json_text, json_value};
+use crate::http::request::Call;
+
+/// Bytes of a mapping, at most: a thousand fields with long names fit well.
+const MAPPING_BYTES_MAX: usize = 1 << 20;
+
+/// `GET /collections`
+pub(crate) async fn list(call: Call) -> Result<Reply, Failure> {
+    let snapshot = call.node.db.snapshot();
+    Ok(at_seq(json_value(200, &json!({ "collections": snapshot.collections() })), snapshot.seq()))
+}
+
+/// `PUT /collections/{collection}`
+pub(crate) async fn create(mut call: Call) -> Result<Reply, Failure> {
+    let body = call.read_body("the mapping", MAPPING_BYTES_MAX).await?;
+    check_depth(&body).map_err(|failure| Failure { kind: Kind::Mapping, ..failure })?;
+    let created = api::create_collection(&call.node.db, &call.collection, &body).await;
+    let (created, mapping, seq) = created.map_err(|failure| locate(failure, &body))?;
+    Ok(at_seq(json_text(if created { 201 } else { 200 }, mapping.to_json()), seq))
+}
+
+/// `GET /collections/{collection}`
+pub(crate) async fn describe(call: Call) -> Result<Reply, Failure> {
+    let snapshot = call.node.db.snapshot();
+    let mapping = snapshot.mapping(&call.collection)?;
+    Ok(at_seq(json_text(200, mapping.to_json()), snapshot.seq()))
+}
+
+/// `DELETE /collections/{collection}`
+pub(crate) async fn remove(call: Call) -> Result<Reply, Failure> {
+    let seq = api::drop_collection(&call.node.db, &call.collection).await?;
+    Ok(at_seq(empty(204), seq))
+}

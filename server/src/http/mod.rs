@@ -1,0 +1,220 @@
+//! The HTTP face: connections in, requests dispatched by the table in [`routes`], answers out.
+//!
+//! HTTP/1.1 and HTTP/2 (with prior knowledge) share one port. Every request gets an id, is counted under the label of
+//! its route, and cannot take the process with it: a panic in a handler is that request's 500.
+
+pub(crate) mod admin;
+pub(crate) mod collections;
+pub(crate) mod documents;
+pub(crate) mod import;
+pub(crate) mod json;
+pub(crate) mod lines;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod routes;
+pub(crate) mod search;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::Watcher;
+use tokio::net::TcpStream;
+
+use crate::error::{Failure, Kind, did_you_mean, excerpt};
+use crate::http::reply::Reply;
+use crate::http::request::{Call, Query, decode_segment, drain};
+use crate::http::routes::{Handling, ROUTER, ROUTES};
+use crate::node::Node;
+
+/// A request's headers have to be there within this time; an idle connection is closed after it.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's headers, at most.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+
+/// The read buffer bounds request line and headers together: a query of 32 KiB may be 96 KiB percent-encoded.
+const READ_BUFFER_BYTES: usize = 128 << 10;
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+
+/// Serves one connection until it ends, or until the watcher says to finish what is under way.
+pub(crate) async fn connection(node: Arc<Node>, stream: TcpStream, watcher: Watcher) {
+    let _open = node.metrics.connection();
+    // Small answers must not wait for the client's acknowledgement of earlier ones.
+    let _ = stream.set_nodelay(true);
+    let seen = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (node, seen) = (node.clone(), seen.clone());
+        service_fn(move |request| {
+            seen.store(true, Ordering::Relaxed);
+            let node = node.clone();
+            async move { Ok::<_, Infallible>(respond(node, request).await) }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .max_buf_size(READ_BUFFER_BYTES)
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(HEADER_TIME_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(READ_BUFFER_BYTES as u32);
+    let io = TokioIo::new(stream);
+    let served = watcher.watch(builder.serve_connection(io, service).into_owned());
+    tokio::pin!(served);
+    // hyper's own timeout starts when the protocol is known: whoever sends less than that is caught here.
+    let result = tokio::select! {
+        result = &mut served => result,
+        () = nothing_within(HEADER_TIME_MAX, &seen) => return,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Completes only if nothing was seen in time.
+async fn nothing_within(time: Duration, seen: &AtomicBool) {
+    tokio::time::sleep(time).await;
+    if seen.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Answers one request, whatever happens.
+async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Reply {
+    let started = Instant::now();
+    let _in_flight = node.metrics.request();
+    let request_id = request_id(&node, request.headers());
+    let method = known_method(request.method().as_str());
+    let (route, result) = dispatch(&node, request).await;
+    let mut reply = match result {
+        Ok(reply) => reply,
+        Err(failure) => {
+            if failure.kind == Kind::Unknown {
+                node.fail(&failure.message);
+            }
+            let mut reply = reply::failure(&failure, &request_id);
+            if let Some(allow) = failure.details.get("allow").and_then(|allow| allow.as_str()) {
+                reply::set(&mut reply, "allow", allow);
+            }
+            reply
+        }
+    };
+    reply::set(&mut reply, "x-request-id", &request_id);
+    let (status, took) = (reply.status().as_u16(), started.elapsed());
+    node.metrics.answered(method, route, status, took);
+    tracing::debug!(request_id, method, route, status, took_us = took.as_micros() as u64, "request");
+    reply
+}
+
+/// The caller's name for the request if it is a harmless one, else one of ours.
+fn request_id(node: &Node, headers: &HeaderMap) -> String {
+    const LENGTH_MAX: usize = 128;
+    match headers.get("x-request-id").map(HeaderValue::to_str) {
+        Some(Ok(id)) if !id.is_empty() && id.len() <= LENGTH_MAX => id.to_string(),
+        _ => node.next_request_id(),
+    }
+}
+
+/// A method as a metric label: of those that nobody knows there could be endlessly many.
+fn known_method(method: &str) -> &'static str {
+    ["GET", "PUT", "POST", "DELETE", "HEAD"].into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
+/// Finds the route and runs its handler; gives the route's metric label with the result.
+async fn dispatch(node: &Arc<Node>, request: Request<Incoming>) -> (&'static str, Result<Reply, Failure>) {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let Ok(found) = ROUTER.at(path) else {
+        drain(body);
+        return ("none", Err(route_not_found(path)));
+    };
+    let Some(route) = found.value.find(parts.method.as_str()) else {
+        drain(body);
+        let message = format!("{} does not take {}", excerpt(path), excerpt(parts.method.as_str()));
+        let failure = Failure::new(Kind::MethodNotAllowed, message).with("allow", found.value.allow.as_str());
+        return ("none", Err(failure));
+    };
+    let decoded = (|| {
+        check_headers(&parts.headers)?;
+        let mut names = [String::new(), String::new()];
+        for (name, value) in found.params.iter() {
+            names[usize::from(name == "id")] = decode_segment(value)?;
+        }
+        let query = Query::parse(parts.uri.query().unwrap_or_default(), route.parameters)?;
+        Ok((names, query))
+    })();
+    let ([collection, id], query) = match decoded {
+        Ok(decoded) => decoded,
+        Err(failure) => {
+            drain(body);
+            return (route.path, Err(failure));
+        }
+    };
+    let call = Call { node: node.clone(), collection, id, query, headers: parts.headers, body: Some(body) };
+    (route.path, CatchPanic((route.handler)(call)).await)
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > HEADER_BYTES_MAX {
+        let message = format!("the headers have {bytes} bytes; the limit is {HEADER_BYTES_MAX}");
+        return Err(Failure::new(Kind::HeadersTooLarge, message).with("limit", HEADER_BYTES_MAX));
+    }
+    Ok(())
+}
+
+fn route_not_found(path: &str) -> Failure {
+    let failure = Failure::new(Kind::RouteNotFound, format!("there is nothing at {}", excerpt(path)));
+    match did_you_mean(path, ROUTES.iter().map(|route| route.path)) {
+        Some(hint) if path.len() <= 256 => failure.with("hint", hint),
+        _ => failure.with("hint", "GET /openapi.json lists what there is"),
+    }
+}
+
+/// A handler whose panic is an error of this request alone.
+struct CatchPanic(Handling);
+
+impl Future for CatchPanic {
+    type Output = Result<Reply, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let handling = self.0.as_mut();
+        match catch_unwind(AssertUnwindSafe(|| handling.poll(context))) {
+            Ok(poll) => poll,
+            Err(_) => {
+                tracing::error!("a request's handler panicked");
+                let message = "this request met a fault of the server; its log says more";
+                Poll::Ready(Err(Failure::new(Kind::Internal, message)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_one_requests_500() {
+        let handling: Handling = Box::pin(async { panic!("on purpose, in a test") });
+        let failure = CatchPanic(handling).await.err().unwrap();
+        assert_eq!(failure.kind, Kind::Internal);
+    }
+}

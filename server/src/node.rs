@@ -1,0 +1,84 @@
+//! What a running node is made of; the HTTP face and `serve.rs` stand on it side by side.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lumen::Database;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::config::Limits;
+use crate::metrics::Metrics;
+
+/// Searches that run at once, for each core: more would only make each slower.
+const SEARCHES_PER_CORE: usize = 4;
+
+/// One database, what is counted about it, and how it is told to stop.
+pub(crate) struct Node {
+    /// The documents.
+    pub(crate) db: Database,
+    /// The counters.
+    pub(crate) metrics: Metrics,
+    /// Sizes and times to keep to.
+    pub(crate) limits: Limits,
+    /// Room for searches; the others wait for theirs.
+    pub(crate) searches: Semaphore,
+    draining: AtomicBool,
+    fatal: OnceLock<String>,
+    fatal_bell: Notify,
+    boot: u32,
+    requests: AtomicU64,
+}
+
+impl Node {
+    /// A node over an open database.
+    pub(crate) fn new(db: Database, limits: Limits) -> Node {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        // Tells the requests of one run from those of the next in the logs.
+        let boot = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u32);
+        Node {
+            metrics: Metrics::new(db.clone()),
+            db,
+            limits,
+            searches: Semaphore::new(cores * SEARCHES_PER_CORE),
+            draining: AtomicBool::new(false),
+            fatal: OnceLock::new(),
+            fatal_bell: Notify::new(),
+            boot,
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// A name for a request that brings none.
+    pub(crate) fn next_request_id(&self) -> String {
+        format!("{:08x}-{:x}", self.boot, self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Says that the log cannot be trusted any more: the process has to end.
+    pub(crate) fn fail(&self, reason: &str) {
+        if self.fatal.set(reason.to_string()).is_ok() {
+            tracing::error!(reason, "the log failed; stopping");
+            self.fatal_bell.notify_one();
+        }
+    }
+
+    /// Waits until [`Node::fail`] was called, and gives its reason.
+    pub(crate) async fn failed(&self) -> String {
+        loop {
+            if let Some(reason) = self.fatal.get() {
+                return reason.clone();
+            }
+            self.fatal_bell.notified().await;
+        }
+    }
+
+    /// From now on `/readyz` says no.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it takes requests: neither stopping nor failed.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.fatal.get().is_none()
+    }
+}

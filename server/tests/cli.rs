@@ -1,0 +1,238 @@
+//! The command line against real servers: what it prints where, which files it leaves, and its exit codes.
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+use support::{Server, fresh, lumen, signal, write};
+
+fn run(args: &[&str]) -> Output {
+    lumen().args(args).output().expect("lumen runs")
+}
+
+fn code(output: &Output) -> i32 {
+    let code = output.status.code();
+    code.unwrap_or_else(|| panic!("no exit code: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+const FILMS: &str = "{\"id\":\"1\",\"title\":\"The Third Man is a film about friends in Vienna\",\"year\":1949,\"at\":\"1949-08-31T00:00:00Z\",\"good\":true}\n\
+    {\"id\":\"2\",\"title\":\"Playtime is a film about Paris and glass\",\"year\":1967,\"at\":\"1967-12-16T00:00:00Z\",\"good\":true}\n";
+
+#[test]
+fn import_guesses_the_mapping_and_search_finds_what_came_in() {
+    let (folder, server) = fresh();
+    let file = write(&folder, "films.ndjson", FILMS);
+    let output = run(&["import", "films", file.to_str().unwrap(), "--url", &server.url()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("title") && stderr(&output).contains("text"), "the guess is shown");
+    let summary = &lines(&stdout(&output))[0];
+    assert_eq!((&summary["created"], &summary["rejected"]), (&json!(2), &json!(0)));
+    assert!(!Path::new(&format!("{}.rejects.ndjson", file.display())).exists());
+    let mapping = server.get("/collections/films").json();
+    for (field, kind) in [("title", "text"), ("year", "i64"), ("at", "date"), ("good", "bool")] {
+        assert_eq!(mapping["fields"][field]["type"], kind, "{field}");
+    }
+
+    let output = run(&["search", "films", "vienna", "--url", &server.url()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let hits = lines(&stdout(&output));
+    assert_eq!((hits.len(), &hits[0]["id"], &hits[0]["source"]["year"]), (1, &json!("1"), &json!(1949)));
+    assert!(hits[0]["score"].is_number());
+    let output = run(&["search", "films", "film", "--limit", "1", "--offset", "1", "--url", &server.url()]);
+    assert_eq!(lines(&stdout(&output)).len(), 1);
+
+    let again = run(&["import", "films", file.to_str().unwrap(), "--url", &server.url()]);
+    assert_eq!((code(&again), &lines(&stdout(&again))[0]["updated"]), (0, &json!(2)));
+}
+
+#[test]
+fn rejected_lines_are_listed_in_a_file_and_exit_7() {
+    let (folder, server) = fresh();
+    let mut text = String::new();
+    for n in 0..60_000 {
+        match n {
+            17 => text.push_str("{\"id\":\"bad\",\"n\":true}\n"),
+            55_555 => text.push_str("no json\n"),
+            _ => text.push_str(&format!("{{\"id\":\"{n}\",\"n\":{n}}}\n")),
+        }
+    }
+    let file = write(&folder, "numbers.ndjson", text);
+    let mapping = write(&folder, "mapping.json", r#"{"fields":{"n":{"type":"i64"}}}"#);
+    let (file, mapping) = (file.to_str().unwrap(), mapping.to_str().unwrap());
+    let output = run(&["import", "numbers", file, "--mapping", mapping, "--url", &server.url()]);
+    assert_eq!(code(&output), 7, "{}", stderr(&output));
+    let rejects = lines(&std::fs::read_to_string(format!("{file}.rejects.ndjson")).unwrap());
+    let numbers: Vec<&Value> = rejects.iter().map(|reject| &reject["line"]).collect();
+    assert_eq!(numbers, vec![&json!(18), &json!(55_556)]);
+    assert_eq!((&rejects[0]["id"], &rejects[0]["error"]["field"]), (&json!("bad"), &json!("n")));
+    assert_eq!(rejects[1]["error"]["type"], "validation");
+    assert!(stderr(&output).contains("rejects.ndjson"));
+    assert_eq!(lines(&stdout(&output))[0]["created"], 59_998);
+    let total = server.get("/collections/numbers/documents/search?limit=0").json()["total"].clone();
+    assert_eq!(total, 59_998);
+
+    let other = folder.path().join("elsewhere.ndjson");
+    let output =
+        run(&["import", "numbers", file, "--url", &server.url(), "--rejects", other.to_str().unwrap()]);
+    assert_eq!((code(&output), other.exists()), (7, true));
+}
+
+#[test]
+fn import_reads_a_pipe_and_takes_other_id_fields() {
+    let (folder, server) = fresh();
+    let rejects = folder.path().join("rejects.ndjson");
+    let mut child = lumen()
+        .args(["import", "words", "-", "--id-field", "isbn", "--url", &server.url()])
+        .arg("--rejects")
+        .arg(&rejects)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(b"{\"isbn\":7,\"w\":\"seven\"}\n\n{\"isbn\":8,\"w\":\"eight\"}").unwrap();
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(server.get("/collections/words/documents/7").json()["source"], json!({ "w": "seven" }));
+    assert_eq!(server.get("/collections/words/documents/8").status, 200);
+}
+
+#[test]
+fn show_mapping_needs_no_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(&folder, "films.ndjson", FILMS);
+    let output = run(&["import", "films", file.to_str().unwrap(), "--show-mapping"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let mapping: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(mapping["fields"]["year"]["type"], "i64");
+    assert!(mapping["fields"]["id"].is_null());
+}
+
+#[test]
+fn an_interrupted_import_says_what_was_done() {
+    let (_folder, server) = fresh();
+    assert_eq!(server.put("/collections/words", r#"{"fields":{"w":{"type":"text"}}}"#).status, 201);
+    let mut child = lumen()
+        .args(["import", "words", "-", "--url", &server.url()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let line = format!("{{\"id\":\"first\",\"w\":\"{}\"}}\n", "word ".repeat(2000));
+    pipe.write_all(line.repeat(800).as_bytes()).unwrap();
+    while server.get("/collections/words/documents/first").status != 200 {
+        std::thread::yield_now();
+    }
+    signal(child.id(), "INT");
+    let output = child.wait_with_output().unwrap();
+    drop(pipe);
+    assert_eq!(code(&output), 130, "{}", stderr(&output));
+    assert!(stderr(&output).contains("stopped"), "{}", stderr(&output));
+}
+
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    let (folder, server) = fresh();
+    server.make_books();
+    let url = server.url();
+    let file = write(&folder, "films.ndjson", FILMS);
+    let file = file.to_str().unwrap();
+    let mapping = write(&folder, "mapping.json", r#"{"fields":{"title":{"type":"keyword"}}}"#);
+    let nothing = write(&folder, "nothing.ndjson", "not json\n");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nowhere = format!("http://{free}");
+    for (args, expected) in [
+        (vec!["search", "none", "x", "--url", &url], 3),
+        (vec!["search", "books", "(x", "--url", &url], 1),
+        (vec!["search", "books", "x", "--limit", "10001", "--url", &url], 2),
+        (vec!["search", "books", "x", "--url", &nowhere], 5),
+        (vec!["search", "books", "x", "--url", "ftp://x"], 2),
+        (vec!["search", "books"], 2),
+        (vec!["health", "--url", &url], 0),
+        (vec!["health", "--url", &nowhere], 5),
+        (vec!["import", "books", file, "--mapping", mapping.to_str().unwrap(), "--url", &url], 4),
+        (vec!["import", "books", "/no/such/file", "--url", &url], 3),
+        (vec!["import", "fresh", nothing.to_str().unwrap(), "--url", &url], 1),
+        (vec!["import", "books", file, "--url", &nowhere], 5),
+        (vec!["check", "/no/such/folder"], 3),
+        (vec!["inspect", "/no/such/file"], 3),
+        (vec!["standalone", "--bind", &server.address.to_string(), "--data-dir", "/nonexistent/x"], 5),
+        (vec!["standalone", "--memory", "lots"], 2),
+        (vec!["nonsense"], 2),
+        (vec!["--help"], 0),
+    ] {
+        let output = run(&args);
+        assert_eq!(code(&output), expected, "{args:?}: {}", stderr(&output));
+        assert!(expected == 0 || (output.stdout.is_empty() && !output.stderr.is_empty()), "{args:?}");
+    }
+}
+
+#[test]
+fn check_and_inspect_read_a_folder_that_no_server_uses() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&data, &[]);
+    server.make_books();
+    assert_eq!(server.put("/collections/books/documents/a", r#"{"title":"x"}"#).status, 201);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let output = run(&["check", data.to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing is wrong"));
+    let output = run(&["inspect", data.to_str().unwrap()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(!output.stdout.is_empty());
+}
+
+#[test]
+fn demo_shows_three_searches_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = occupied.local_addr().unwrap().to_string();
+    let output =
+        lumen().args(["demo", "--exit", "--bind", &taken]).env("TMPDIR", folder.path()).output().unwrap();
+    drop(occupied);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("is taken"), "{}", stderr(&output));
+    let shown = stdout(&output);
+    assert_eq!(shown.matches("curl 'http://127.0.0.1:").count(), 3, "{shown}");
+    assert_eq!(shown.matches(" documents, ").count(), 3, "{shown}");
+    assert!(!shown.contains("\n  0 of 0"), "every search finds something: {shown}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the temporary folder is gone");
+}
+
+#[test]
+fn demo_serves_until_it_is_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("kept");
+    let mut command = lumen();
+    command.args(["demo", "--bind", "127.0.0.1:0", "--data-dir"]).arg(&data).stdout(Stdio::null());
+    let server = Server::spawn(command);
+    while !server.says.recv().expect("the demo says when it is ready").contains("goes on serving") {}
+    let total = server.get("/collections/devils-dictionary/documents/search?limit=0").json()["total"].clone();
+    assert_eq!(total, 962);
+    server.signal("INT");
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(data.is_dir());
+}

@@ -1,0 +1,238 @@
+//! What the tests of the program share: a real `lumen` process in a folder of its own, and a plain HTTP client.
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub(crate) fn lumen() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lumen"));
+    for name in
+        ["LUMEN_DATA_DIR", "LUMEN_BIND", "LUMEN_URL", "LUMEN_LOG", "LUMEN_MEMORY", "LUMEN_CACHE", "CI"]
+    {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A server in a process of its own; killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// What else it says on stderr.
+    pub(crate) says: mpsc::Receiver<String>,
+}
+
+impl Server {
+    /// Starts `lumen standalone` over a folder.
+    pub(crate) fn start(data_dir: &Path, more: &[&str]) -> Server {
+        let mut command = lumen();
+        command.arg("standalone").arg("--data-dir").arg(data_dir).args(["--bind", "127.0.0.1:0"]).args(more);
+        Server::spawn(command)
+    }
+
+    /// Runs a command that serves, and waits until it says where.
+    pub(crate) fn spawn(mut command: Command) -> Server {
+        let child = command.stderr(Stdio::piped()).spawn().expect("lumen starts");
+        let (sender, says) = mpsc::channel();
+        let mut server = Server { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), says };
+        let stderr = BufReader::new(server.child.stderr.take().expect("stderr is piped"));
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut heard = String::new();
+        while server.address.port() == 0 {
+            let Ok(line) = server.says.recv_timeout(PATIENCE) else {
+                panic!("the server did not start: {heard}")
+            };
+            if let Some(address) = line.split("http://").nth(1) {
+                let is_part = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
+                let end = address.find(|c| !is_part(c)).unwrap_or(address.len());
+                server.address = address[..end].parse().expect("an address");
+            }
+            heard.push_str(&line);
+            heard.push('\n');
+        }
+        server
+    }
+
+    /// Sends a signal by name, as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("the server ends")
+    }
+
+    /// The server's address as a URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut text = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(body);
+        self.raw(&bytes)
+    }
+
+    /// Sends bytes as they are, and reads an answer.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout is set");
+        // A refused request may be answered, and the connection closed, before all of it is sent.
+        let _ = stream.write_all(bytes);
+        Answer::read(&mut BufReader::new(stream))
+    }
+
+    /// `GET`
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], b"")
+    }
+
+    /// `PUT`
+    pub(crate) fn put(&self, path: &str, body: &str) -> Answer {
+        self.send("PUT", path, &[], body.as_bytes())
+    }
+
+    /// `POST`
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
+        self.send("POST", path, &[], body.as_bytes())
+    }
+
+    /// `DELETE`
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        self.send("DELETE", path, &[], b"")
+    }
+
+    /// Makes a collection of books.
+    pub(crate) fn make_books(&self) {
+        let mapping = r#"{"fields":{"title":{"type":"text"},"genre":{"type":"keyword"},"year":{"type":"i64"},
+            "price":{"type":"f64"},"published":{"type":"date"}}}"#;
+        assert_eq!(self.put("/collections/books", mapping).status, 201);
+    }
+
+    /// Ids of the hits for a query in the books, sorted, and the total.
+    pub(crate) fn find(&self, query: &str) -> (Vec<String>, u64) {
+        let answer = self.get(&format!("/collections/books/documents/search?limit=1000&q={query}"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let body = answer.json();
+        let hits = body["hits"].as_array().expect("hits");
+        let mut ids: Vec<String> =
+            hits.iter().map(|hit| hit["id"].as_str().expect("id").to_string()).collect();
+        ids.sort();
+        (ids, body["total"].as_u64().expect("total"))
+    }
+}
+
+/// Sends a signal by name, as `TERM`, to a process this test started.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().expect("sh runs");
+    assert!(status.success());
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An HTTP answer.
+pub(crate) struct Answer {
+    /// Its status.
+    pub(crate) status: u16,
+    /// Its headers, names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Its body.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// Reads one.
+    pub(crate) fn read(stream: &mut impl BufRead) -> Answer {
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("a status line");
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("no status line but {line:?}"));
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).expect("a header");
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
+        }
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        let length = answer.header("content-length").map_or(0, |length| length.parse().expect("a length"));
+        answer.body.resize(length, 0);
+        stream.read_exact(&mut answer.body).expect("the whole body");
+        answer
+    }
+
+    /// A header's value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+    }
+
+    /// The body's lines as JSON.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    /// Holds the answer against an expected error.
+    pub(crate) fn is_error(&self, status: u16, kind: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        let body = self.json();
+        assert_eq!(body["error"]["type"], kind, "{body}");
+        assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+        body["error"].clone()
+    }
+}
+
+/// A folder, and a server over it.
+pub(crate) fn fresh() -> (TempDir, Server) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(&folder.path().join("data"), &[]);
+    (folder, server)
+}
+
+/// Writes a file for a test and gives its path.
+pub(crate) fn write(folder: &TempDir, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).expect("a file is written");
+    path
+}
