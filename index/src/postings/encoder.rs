@@ -1,0 +1,154 @@
+//! Writes one posting list; see the drawing in `postings/mod.rs`.
+
+use crate::coding::{BLOCK, pack_u32, packed_len, width_of};
+use crate::postings::{Facts, SKIP_BYTES};
+use bitpacking::{BitPacker, BitPacker4x};
+
+/// Lengths of what [`ListEncoder::finish`] appended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encoded {
+    pub(crate) df: u32,
+    pub(crate) list_len: usize,
+    pub(crate) positions_len: usize,
+}
+
+/// Gathers the postings of one term, block by block. Reused from term to term.
+#[derive(Default)]
+pub(crate) struct ListEncoder {
+    docs: Vec<u32>,
+    tfs: Vec<u32>,
+    deltas: Vec<u32>,
+    skips: Vec<u8>,
+    blocks: Vec<u8>,
+    positions: Vec<u8>,
+    last: Option<u32>,
+    df: u32,
+}
+
+impl ListEncoder {
+    pub(crate) fn df(&self) -> u32 {
+        self.df
+    }
+
+    /// The postings, when they are few enough to be still here.
+    pub(crate) fn first(&self) -> (u32, u32, &[u32]) {
+        (self.docs[0], self.tfs[0], &self.deltas)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.docs.clear();
+        self.tfs.clear();
+        self.deltas.clear();
+        self.skips.clear();
+        self.blocks.clear();
+        self.positions.clear();
+        self.last = None;
+        self.df = 0;
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, doc: u32, tf: u32, positions: &[u32], norm: &dyn Fn(u32) -> u8) {
+        if self.docs.len() == BLOCK {
+            self.block(norm);
+        }
+        self.docs.push(doc);
+        self.tfs.push(tf);
+        self.df += 1;
+        let mut previous = 0;
+        for &position in positions {
+            self.deltas.push(position - previous);
+            previous = position;
+        }
+    }
+
+    /// Appends the list and its positions to `out`.
+    pub(crate) fn finish(&mut self, norm: &dyn Fn(u32) -> u8, out: &mut Vec<u8>) -> Encoded {
+        if !self.docs.is_empty() {
+            self.block(norm);
+        }
+        let start = out.len();
+        if self.skips.len() > SKIP_BYTES {
+            out.extend_from_slice(&self.skips);
+        }
+        out.extend_from_slice(&self.blocks);
+        let list_len = out.len() - start;
+        out.extend_from_slice(&self.positions);
+        let encoded = Encoded { df: self.df, list_len, positions_len: self.positions.len() };
+        self.clear();
+        encoded
+    }
+
+    fn block(&mut self, norm: &dyn Fn(u32) -> u8) {
+        let packer = BitPacker4x::new();
+        let full = self.docs.len() == BLOCK;
+        let head = self.blocks.len();
+        self.blocks.extend_from_slice(&[0, 0]);
+        let doc_width = if full {
+            let width = packer.num_bits_strictly_sorted(self.last, &self.docs);
+            let start = self.blocks.len();
+            self.blocks.resize(start + packed_len(BLOCK, width), 0);
+            packer.compress_strictly_sorted(self.last, &self.docs, &mut self.blocks[start..], width);
+            width
+        } else {
+            let mut next = self.last.map_or(0, |last| last + 1);
+            let mut gaps = [0; BLOCK];
+            for (gap, &doc) in gaps.iter_mut().zip(&self.docs) {
+                *gap = doc - next;
+                next = doc + 1;
+            }
+            let gaps = &gaps[..self.docs.len()];
+            let width = width_of(u64::from(gaps.iter().copied().max().unwrap_or(0)));
+            pack_u32(gaps, width, &mut self.blocks);
+            width
+        };
+        let facts = facts(&self.docs, &self.tfs, norm);
+        self.last = self.docs.last().copied();
+        self.tfs.iter_mut().for_each(|tf| *tf -= 1);
+        let tf_width = width_of(u64::from(self.tfs.iter().copied().max().unwrap_or(0)));
+        pack_u32(&self.tfs, tf_width, &mut self.blocks);
+        self.blocks[head] = doc_width;
+        self.blocks[head + 1] = tf_width;
+        for chunk in self.deltas.chunks(BLOCK) {
+            let width = width_of(u64::from(chunk.iter().copied().max().unwrap_or(0)));
+            self.positions.push(width);
+            pack_u32(chunk, width, &mut self.positions);
+        }
+        self.skips.extend_from_slice(&self.last.unwrap_or(0).to_le_bytes());
+        self.skips.extend_from_slice(&(self.blocks.len() as u32).to_le_bytes());
+        self.skips.extend_from_slice(&(self.positions.len() as u32).to_le_bytes());
+        for (tf, norm) in facts {
+            self.skips.extend_from_slice(&[tf, norm]);
+        }
+        self.docs.clear();
+        self.tfs.clear();
+        self.deltas.clear();
+    }
+}
+
+/// Two pairs that dominate all: the Pareto front, cut in the middle, each half's largest tf with its smallest norm.
+fn facts(docs: &[u32], tfs: &[u32], norm: &dyn Fn(u32) -> u8) -> Facts {
+    // The smallest norm of each tf up to 15; larger tfs share the last place.
+    let mut least = [u8::MAX; 16];
+    let (mut top, mut low) = (0_u32, 15_usize);
+    for (&doc, &tf) in docs.iter().zip(tfs) {
+        let place = tf.min(15) as usize;
+        least[place] = least[place].min(norm(doc));
+        top = top.max(tf);
+        low = low.min(place);
+    }
+    let cap = |tf: u32| tf.min(255) as u8;
+    let all = least.iter().copied().min().unwrap_or(0);
+    // A cut at tf c: up to c the smallest norm there, above c the top tf with the smallest norm above.
+    let mut best = [(cap(top), all); 2];
+    let mut gain = 0;
+    for cut in low..15.min(top as usize) {
+        let below = least[..=cut].iter().copied().min().unwrap_or(u8::MAX);
+        let above = least[cut + 1..].iter().copied().min().unwrap_or(u8::MAX);
+        let won = u32::from(above.saturating_sub(below)) * (top.min(15) - cut as u32);
+        if won > gain {
+            gain = won;
+            best = [(cut as u8, below), (cap(top), above)];
+        }
+    }
+    best
+}
