@@ -39,7 +39,7 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
         io::ErrorKind::WouldBlock => Error::InUse { path: dir.to_path_buf() },
         _ => Error::io("lock", dir, e),
     })?;
-    refuse_foreign(dir, &options)?;
+    let unused = first_unused_number(dir, &options)?;
     let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
     let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
     let opened = Manifest::open(dir, &options, &files)?;
@@ -89,7 +89,7 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
         files,
         view: ArcSwap::from_pointee(view),
         visible: AtomicU64::new(last),
-        next_file: AtomicU64::new(opened.next_file),
+        next_file: AtomicU64::new(opened.next_file.max(unused)),
         manifest: Mutex::new(opened.manifest),
         work: Mutex::new(Work::default()),
         bell: Condvar::new(),
@@ -99,8 +99,11 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
     Ok(Opened { background, recovery, lock })
 }
 
+/// The first file number above all that are there: a leftover of a crash keeps its name until the orphans are removed, and
+/// a flush during replay must not meet it.
+///
 /// A folder with tables but without a manifest has lost it: starting afresh would hide everything.
-fn refuse_foreign(dir: &Path, options: &Options) -> Result<()> {
+fn first_unused_number(dir: &Path, options: &Options) -> Result<u64> {
     let names = options.vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
     let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
     if ends(".manifest").is_none() {
@@ -108,7 +111,12 @@ fn refuse_foreign(dir: &Path, options: &Options) -> Result<()> {
             return Err(Error::corrupt("the manifest", 0, format!("it is missing, but {name} is there")));
         }
     }
-    Ok(())
+    let number = |name: &String| {
+        let (number, ending) = name.split_once('.')?;
+        matches!(ending, "sst" | "att").then_some(())?;
+        number.parse::<u64>().ok()
+    };
+    Ok(names.iter().filter_map(number).max().map_or(1, |number| number + 1))
 }
 
 /// Removes tables and attachments that the manifest does not name.

@@ -1,4 +1,9 @@
-//! What can be asked.
+//! What can be asked: the query tree, and the text it is parsed from.
+
+pub mod date;
+pub mod parser;
+#[cfg(test)]
+mod tests;
 
 use crate::schema::FieldId;
 use std::ops::Bound;

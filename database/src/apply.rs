@@ -1,0 +1,245 @@
+//! The one way in: log entries, in order, become engine batches and index changes, and are published together.
+//!
+//! Deterministic: the outcome depends on the entries and the state alone, never on clock, thread or what the caller had
+//! prepared. A prepared analysis is used only if it was made for the collection that is there now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lumen_engine::{Batch, Snapshot as EngineSnapshot};
+use lumen_index::{Analyzed, Index, NewDocument};
+
+use crate::catalog::{Catalog, Collection};
+use crate::error::{Error, Rejection, Result};
+use crate::indexing;
+use crate::layout::{self, Header};
+use crate::store::{Live, LiveIndex, Store};
+use crate::write::{Ack, Condition, Outcome, Part, Prepared, Write};
+
+/// Documents of this group that are not yet in their index, by collection id.
+type Fresh = HashMap<u32, Vec<NewDocument>>;
+
+/// Applies a group of entries and publishes the last. An error is local and final: this store must be reopened.
+pub(crate) fn group(store: &Arc<Store>, entries: Vec<(u64, Prepared)>) -> Result<Vec<Ack>> {
+    let mut live = store.live.lock();
+    let mut fresh = Fresh::new();
+    let mut acks = Vec::with_capacity(entries.len());
+    let Some(&(last, _)) = entries.last() else { return Ok(acks) };
+    for (seq, prepared) in entries {
+        let batched = prepared.batch;
+        let mut entry = Entry {
+            live: &mut live,
+            engine: store.engine.latest(),
+            seq,
+            batch: Batch::new(),
+            fresh: &mut fresh,
+            written: prepared.batch.then(HashMap::new),
+        };
+        let mut outcomes = Vec::with_capacity(prepared.parts.len());
+        for part in prepared.parts {
+            outcomes.push(match entry.part(part)? {
+                Ok(outcome) => outcome,
+                Err(rejection) => Outcome::Rejected(rejection),
+            });
+        }
+        let batch = entry.batch;
+        if !batch.is_empty() {
+            store.engine.apply(seq, &batch)?;
+        }
+        let outcome = if batched { Outcome::Batch(outcomes) } else { outcomes.remove(0) };
+        acks.push(Ack { seq, outcome });
+    }
+    for (id, documents) in fresh {
+        if let Some(index) = live.indexes.get_mut(&id) {
+            index.index.append(documents);
+            index.dirty = true;
+        }
+    }
+    store.publish(&mut live, last);
+    let index_bytes: usize = live.indexes.values().map(|index| index.index.memory_bytes()).sum();
+    if store.engine.wants_freeze(index_bytes) {
+        indexing::freeze(store, &mut live)?;
+    }
+    drop(live);
+    store.engine.work()?;
+    store.bell.notify_all();
+    Ok(acks)
+}
+
+/// One log entry while it is applied.
+struct Entry<'a> {
+    live: &'a mut Live,
+    engine: EngineSnapshot,
+    seq: u64,
+    batch: Batch,
+    fresh: &'a mut Fresh,
+    /// What this entry has written so far, by key; only batches can meet their own writes.
+    written: Option<HashMap<Vec<u8>, Option<Header>>>,
+}
+
+/// A document as it is now: the sequence number that wrote it, and its header.
+type Current = Option<(u64, Header)>;
+
+impl Entry<'_> {
+    /// The outer result is an error of this machine, the inner one the refusal that every replica repeats.
+    fn part(&mut self, part: Part) -> Result<std::result::Result<Outcome, Rejection>> {
+        // What was prepared for another collection (dropped and made anew since) is prepared again.
+        let analysed = match (&part.write, part.analysed) {
+            (Write::Put { collection, .. }, Some((id, analysed)))
+                if self.live.catalog.get(collection).is_ok_and(|collection| collection.id == id) =>
+            {
+                Some((id, analysed))
+            }
+            (write, _) => match Part::analyse(&self.live.catalog, write) {
+                Ok(analysed) => analysed,
+                Err(rejection) => return Ok(Err(rejection)),
+            },
+        };
+        match part.write {
+            Write::CreateCollection { name, mapping } => Ok(self.create(&name, mapping)),
+            Write::DropCollection { name } => Ok(self.drop_collection(&name)),
+            Write::Put { collection, id, source, condition } => {
+                let collection = self.collection(&collection)?;
+                let (_, analysed) = analysed.expect("a put is analysed or refused");
+                self.put(&collection, &id, &source, condition, analysed)
+            }
+            Write::Delete { collection, id, condition } => {
+                let collection = self.collection(&collection)?;
+                self.delete(&collection, &id, condition)
+            }
+            Write::Batch(_) => unreachable!("batches are opened when they are prepared"),
+        }
+    }
+
+    fn collection(&self, name: &str) -> Result<Arc<Collection>> {
+        Ok(self.live.catalog.get(name)?.clone())
+    }
+
+    fn create(&mut self, name: &str, mapping: crate::mapping::Mapping) -> std::result::Result<Outcome, Rejection> {
+        if let Ok(existing) = self.live.catalog.get(name) {
+            if existing.mapping == mapping {
+                return Ok(Outcome::CollectionExists { mapping });
+            }
+            let reason = existing.mapping.difference(&mapping);
+            return Err(Rejection::SchemaConflict { name: name.to_owned(), reason });
+        }
+        let id = self.live.next_collection;
+        self.live.next_collection += 1;
+        self.batch.put(&layout::catalog_key(name), &layout::encode_catalog(id, &mapping.to_json()));
+        let mut catalog = Catalog::clone(&self.live.catalog);
+        let collection = catalog.insert(id, name, mapping.clone());
+        self.live.catalog = Arc::new(catalog);
+        let index = Index::new(collection.schema.clone());
+        self.live.indexes.insert(id, LiveIndex::new(index));
+        Ok(Outcome::CollectionCreated { mapping })
+    }
+
+    fn drop_collection(&mut self, name: &str) -> std::result::Result<Outcome, Rejection> {
+        let id = self.live.catalog.get(name)?.id;
+        let mut catalog = Catalog::clone(&self.live.catalog);
+        catalog.remove(name);
+        self.live.catalog = Arc::new(catalog);
+        self.batch.delete(&layout::catalog_key(name));
+        self.batch.delete_range(&layout::document_key(id, b""), &layout::document_key(id + 1, b""));
+        if let Some(index) = self.live.indexes.remove(&id) {
+            self.live.dropped_files.extend(index.deletes_file);
+            self.live.dropped_files.extend(index.segments.keys());
+        }
+        self.fresh.remove(&id);
+        if let Some(written) = &mut self.written {
+            let prefix = layout::document_key(id, b"");
+            written.retain(|key, _| !key.starts_with(&prefix));
+        }
+        Ok(Outcome::CollectionDropped)
+    }
+
+    fn current(&self, key: &[u8]) -> Result<Current> {
+        if let Some(header) = self.written.as_ref().and_then(|written| written.get(key)) {
+            return Ok(header.clone().map(|header| (self.seq, header)));
+        }
+        let Some((seq, value)) = self.engine.get_versioned(key)? else { return Ok(None) };
+        let (header, _) = layout::decode_document(&value)
+            .ok_or_else(|| Error::corrupt("a document record", 0, format!("malformed header of {}", printable(key))))?;
+        Ok(Some((seq, header)))
+    }
+
+    fn check(condition: Condition, id: &str, current: &Current) -> std::result::Result<(), Rejection> {
+        let version = current.as_ref().map(|(seq, _)| *seq);
+        let met = match condition {
+            Condition::Always => true,
+            Condition::Absent => version.is_none(),
+            Condition::Version(wanted) => version == Some(wanted),
+        };
+        if met { Ok(()) } else { Err(Rejection::VersionConflict { id: id.to_owned(), current: version }) }
+    }
+
+    fn put(
+        &mut self,
+        collection: &Collection,
+        id: &str,
+        source: &[u8],
+        condition: Condition,
+        document: Arc<Analyzed>,
+    ) -> Result<std::result::Result<Outcome, Rejection>> {
+        let key = layout::document_key(collection.id, id.as_bytes());
+        let current = self.current(&key)?;
+        if let Err(rejection) = Entry::check(condition, id, &current) {
+            return Ok(Err(rejection));
+        }
+        let uid = self.live.next_uid;
+        self.live.next_uid += 1;
+        self.batch.put(&key, &layout::encode_document(uid, document.lengths(), source));
+        if let Some((_, old)) = &current {
+            self.unindex(collection.id, old)?;
+        }
+        if let Some(written) = &mut self.written {
+            let header = Header { uid, lengths: document.lengths().to_vec() };
+            written.insert(key, Some(header));
+        }
+        let documents = self.fresh.entry(collection.id).or_default();
+        documents.push(NewDocument { uid, key: id.as_bytes().into(), document });
+        Ok(Ok(if current.is_some() { Outcome::Updated } else { Outcome::Created }))
+    }
+
+    fn delete(
+        &mut self,
+        collection: &Collection,
+        id: &str,
+        condition: Condition,
+    ) -> Result<std::result::Result<Outcome, Rejection>> {
+        let key = layout::document_key(collection.id, id.as_bytes());
+        let current = self.current(&key)?;
+        if let Err(rejection) = Entry::check(condition, id, &current) {
+            return Ok(Err(rejection));
+        }
+        if let Some((_, old)) = &current {
+            self.batch.delete(&key);
+            self.unindex(collection.id, old)?;
+            if let Some(written) = &mut self.written {
+                written.insert(key, None);
+            }
+        }
+        Ok(Ok(Outcome::Deleted { existed: current.is_some() }))
+    }
+
+    /// Takes a document out of the index.
+    fn unindex(&mut self, collection: u32, old: &Header) -> Result<()> {
+        if let Some(documents) = self.fresh.get_mut(&collection) {
+            if let Ok(at) = documents.binary_search_by_key(&old.uid, |document| document.uid) {
+                documents.remove(at); // it came in this very group and never reached the index
+                return Ok(());
+            }
+        }
+        let Some(index) = self.live.indexes.get_mut(&collection) else { return Ok(()) };
+        index.dirty = true;
+        if index.index.delete(old.uid, &old.lengths) {
+            return Ok(());
+        }
+        let reason = format!("document uid {} is in the store, but not in the index", old.uid);
+        Err(Error::corrupt("the index", 0, reason))
+    }
+}
+
+fn printable(key: &[u8]) -> String {
+    lumen_engine::inspect::printable(layout::document_id(key))
+}

@@ -1,0 +1,186 @@
+//! Every kind of record in the one key space.
+//!
+//! ```text
+//! key                                          value
+//! │ 1 │ collection name │                      │ id: u32 BE │ mapping as JSON │              catalog
+//! │ 2 │ collection id: u32 BE │ document id │  │ header │ document as JSON │                  documents
+//!
+//! header:  │ uid: varint │ fields: varint │ field: varint ‖ tokens: varint … │
+//! ```
+//!
+//! The header lets a replacement take the old document out of the index without reading its text again: `uid` finds its
+//! bit, the token counts correct the statistics. A document's version is the sequence number of its record.
+//!
+//! Beside the records, the manifest keeps the database's state (see [`State`]): what `apply` counts.
+
+use lumen_engine::coding::{Decoder, put_varint};
+use lumen_index::FieldId;
+
+const CATALOG: u8 = 1;
+const DOCUMENTS: u8 = 2;
+
+/// Attachment kind: an index segment. Note: collection id, smallest uid, documents with the deleted ones.
+pub(crate) const SEGMENT: u8 = 1;
+/// Attachment kind: the deletes of all segments of a collection. Note: collection id.
+pub(crate) const DELETES: u8 = 2;
+
+/// The key of a collection's catalog record.
+pub(crate) fn catalog_key(name: &str) -> Vec<u8> {
+    [&[CATALOG], name.as_bytes()].concat()
+}
+
+/// What all catalog keys start with.
+pub(crate) const CATALOG_PREFIX: [u8; 1] = [CATALOG];
+
+/// The key of a document.
+pub(crate) fn document_key(collection: u32, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + id.len());
+    key.push(DOCUMENTS);
+    key.extend_from_slice(&collection.to_be_bytes());
+    key.extend_from_slice(id);
+    key
+}
+
+/// The document id in a document's key.
+pub(crate) fn document_id(key: &[u8]) -> &[u8] {
+    &key[5.min(key.len())..]
+}
+
+/// A catalog record.
+pub(crate) fn encode_catalog(id: u32, mapping: &str) -> Vec<u8> {
+    [&id.to_be_bytes(), mapping.as_bytes()].concat()
+}
+
+/// The parts of a catalog record.
+pub(crate) fn decode_catalog(value: &[u8]) -> Option<(u32, &[u8])> {
+    let (id, mapping) = value.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*id), mapping))
+}
+
+/// What the header of a document record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub uid: u64,
+    pub lengths: Vec<(FieldId, u32)>,
+}
+
+/// A document record.
+pub(crate) fn encode_document(uid: u64, lengths: &[(FieldId, u32)], source: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(12 + lengths.len() * 4 + source.len());
+    put_varint(&mut value, uid);
+    put_varint(&mut value, lengths.len() as u64);
+    for (field, tokens) in lengths {
+        put_varint(&mut value, u64::from(field.0));
+        put_varint(&mut value, u64::from(*tokens));
+    }
+    value.extend_from_slice(source);
+    value
+}
+
+/// The parts of a document record.
+pub(crate) fn decode_document(value: &[u8]) -> Option<(Header, &[u8])> {
+    let mut decoder = Decoder::new(value);
+    let uid = decoder.varint()?;
+    let count = decoder.length()?;
+    let mut lengths = Vec::with_capacity(count.min(decoder.remaining()));
+    for _ in 0..count {
+        let field = FieldId(decoder.varint()?.try_into().ok()?);
+        lengths.push((field, decoder.varint()?.try_into().ok()?));
+    }
+    let at = decoder.position();
+    Some((Header { uid, lengths }, &value[at..]))
+}
+
+/// What the manifest keeps for the database as of its durable sequence number.
+///
+/// ```text
+/// │ 1: u8 │ store id: 16 │ next uid: varint │ next collection id: varint │ journal segment: varint │ offset: varint │
+/// │ collections: varint │ { id: varint │ stats: slice } … │
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub store: [u8; 16],
+    pub next_uid: u64,
+    pub next_collection: u32,
+    /// Where the journal was known to be durable: segment and offset.
+    pub journal: (u64, u64),
+    /// Index statistics by collection id, encoded by the index.
+    pub stats: Vec<(u32, Vec<u8>)>,
+}
+
+impl State {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![1];
+        out.extend_from_slice(&self.store);
+        for number in [self.next_uid, u64::from(self.next_collection), self.journal.0, self.journal.1] {
+            put_varint(&mut out, number);
+        }
+        put_varint(&mut out, self.stats.len() as u64);
+        for (id, stats) in &self.stats {
+            put_varint(&mut out, u64::from(*id));
+            lumen_engine::coding::put_slice(&mut out, stats);
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<State> {
+        let mut decoder = Decoder::new(bytes);
+        if decoder.u8()? != 1 {
+            return None;
+        }
+        let store = decoder.take(16)?.try_into().ok()?;
+        let next_uid = decoder.varint()?;
+        let next_collection = decoder.varint()?.try_into().ok()?;
+        let journal = (decoder.varint()?, decoder.varint()?);
+        let count = decoder.length()?;
+        let mut stats = Vec::with_capacity(count.min(decoder.remaining()));
+        for _ in 0..count {
+            let id = decoder.varint()?.try_into().ok()?;
+            stats.push((id, decoder.slice()?.to_vec()));
+        }
+        decoder.is_empty().then_some(State { store, next_uid, next_collection, journal, stats })
+    }
+}
+
+/// The note of a segment.
+pub(crate) fn segment_note(collection: u32, first_uid: u64, documents: u32) -> Vec<u8> {
+    let mut note = Vec::new();
+    put_varint(&mut note, u64::from(collection));
+    put_varint(&mut note, first_uid);
+    put_varint(&mut note, u64::from(documents));
+    note
+}
+
+/// Collection id, and for a segment its first uid and its documents, of an attachment's note.
+pub(crate) fn decode_note(note: &[u8]) -> Option<(u32, u64, u32)> {
+    let mut decoder = Decoder::new(note);
+    let collection = decoder.varint()?.try_into().ok()?;
+    if decoder.is_empty() {
+        return Some((collection, 0, 0));
+    }
+    Some((collection, decoder.varint()?, decoder.varint()?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back() {
+        let lengths = vec![(FieldId(0), 7), (FieldId(300), 1)];
+        let value = encode_document(99, &lengths, b"{}");
+        assert_eq!(decode_document(&value), Some((Header { uid: 99, lengths }, &b"{}"[..])));
+        let state = State {
+            store: [7; 16],
+            next_uid: 5,
+            next_collection: 2,
+            journal: (3, 4096),
+            stats: vec![(1, vec![1, 2, 3])],
+        };
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes), Some(state));
+        for len in 0..bytes.len() {
+            assert_eq!(State::decode(&bytes[..len]), None);
+        }
+    }
+}
