@@ -63,8 +63,8 @@ pub fn prose(random: &mut Random, words: usize) -> String {
 /// The word of a rank; common ones are short.
 pub fn word(rank: u64) -> String {
     const SYLLABLES: [&str; 20] = [
-        "ka", "to", "mi", "re", "so", "la", "ne", "vu", "pa", "du", "go", "he", "ji", "ba", "fe", "cho", "shi", "ry", "ze",
-        "wo",
+        "ka", "to", "mi", "re", "so", "la", "ne", "vu", "pa", "du", "go", "he", "ji", "ba", "fe", "cho",
+        "shi", "ry", "ze", "wo",
     ];
     let mut word = String::new();
     let mut rest = rank;

@@ -44,7 +44,9 @@ fn log(c: &mut Criterion) {
     for writers in [1, 16, 64] {
         let dir = tempfile::tempdir().expect("folder");
         let engine = Engine::open(dir.path(), Options::default()).expect("open");
-        group.bench_function(format!("{writers} writers"), |b| b.iter_custom(|n| durable(&engine, writers, n)));
+        group.bench_function(format!("{writers} writers"), |b| {
+            b.iter_custom(|n| durable(&engine, writers, n))
+        });
         engine.close().expect("close");
     }
     group.finish();
@@ -114,7 +116,8 @@ fn memtable_and_tables(c: &mut Criterion) {
             let mut spent = Duration::ZERO;
             for _ in 0..n {
                 let dir = tempfile::tempdir().expect("folder");
-                let engine = Engine::open(dir.path(), Options { memtable_bytes: 1 << 30, ..Options::default() });
+                let engine =
+                    Engine::open(dir.path(), Options { memtable_bytes: 1 << 30, ..Options::default() });
                 let engine = engine.expect("open");
                 let mut random = Random::new(7);
                 for n in 0..KEYS {

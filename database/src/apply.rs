@@ -115,7 +115,11 @@ impl Entry<'_> {
         Ok(self.live.catalog.get(name)?.clone())
     }
 
-    fn create(&mut self, name: &str, mapping: crate::mapping::Mapping) -> std::result::Result<Outcome, Rejection> {
+    fn create(
+        &mut self,
+        name: &str,
+        mapping: crate::mapping::Mapping,
+    ) -> std::result::Result<Outcome, Rejection> {
         if let Ok(existing) = self.live.catalog.get(name) {
             if existing.mapping == mapping {
                 return Ok(Outcome::CollectionExists { mapping });
@@ -158,8 +162,9 @@ impl Entry<'_> {
             return Ok(header.clone().map(|header| (self.seq, header)));
         }
         let Some((seq, value)) = self.engine.get_versioned(key)? else { return Ok(None) };
-        let (header, _) = layout::decode_document(&value)
-            .ok_or_else(|| Error::corrupt("a document record", 0, format!("malformed header of {}", printable(key))))?;
+        let (header, _) = layout::decode_document(&value).ok_or_else(|| {
+            Error::corrupt("a document record", 0, format!("malformed header of {}", printable(key)))
+        })?;
         Ok(Some((seq, header)))
     }
 

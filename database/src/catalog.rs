@@ -65,5 +65,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), Rejection> {
     if !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.chars().any(char::is_control) {
         return Ok(());
     }
-    Err(Rejection::InvalidName { reason: "a document's id is 1 to 512 bytes without control characters".into() })
+    Err(Rejection::InvalidName {
+        reason: "a document's id is 1 to 512 bytes without control characters".into(),
+    })
 }

@@ -40,7 +40,8 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Repo
 pub fn check_with(path: &Path, options: Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report> {
     let mut report = Report::default();
     let listed = options.vfs.list(path);
-    let names = listed.map_err(|error| Error::Io { reason: format!("cannot list {}: {error}", path.display()) })?;
+    let names =
+        listed.map_err(|error| Error::Io { reason: format!("cannot list {}: {error}", path.display()) })?;
     if !names.iter().any(|name| name.ends_with(".manifest")) {
         let reason = format!("{} holds no Lumen database", path.display());
         return Err(Error::Io { reason });

@@ -176,7 +176,8 @@ impl Database {
             threads.push(spawn("lumen-journal", move || journal.run())?);
             threads.push(spawn("lumen-merge", move || merge_loop(&merging.0, &merging.1, &merging.2))?);
         }
-        let inner = Inner { store, journal, stop, threads: Mutex::new(threads), closed: AtomicBool::new(false) };
+        let inner =
+            Inner { store, journal, stop, threads: Mutex::new(threads), closed: AtomicBool::new(false) };
         Ok(Database { inner: Arc::new(inner) })
     }
 
@@ -272,7 +273,8 @@ impl Database {
     pub fn stats(&self) -> Stats {
         let store = &self.inner.store;
         let moment = store.moment.load();
-        let merges: BTreeMap<u32, u64> = store.live.lock().indexes.iter().map(|(id, i)| (*id, i.merges)).collect();
+        let merges: BTreeMap<u32, u64> =
+            store.live.lock().indexes.iter().map(|(id, i)| (*id, i.merges)).collect();
         let collections = moment.catalog.iter().filter_map(|collection| {
             let shape = moment.views.get(&collection.id)?.shape();
             Some(CollectionStats {
@@ -374,7 +376,9 @@ fn load_state(engine: &Engine, random: fn() -> u64) -> Result<State> {
     id[..8].copy_from_slice(&random().to_le_bytes());
     id[8..].copy_from_slice(&random().to_le_bytes());
     let state = State { store: id, next_uid: 1, next_collection: 1, ..State::default() };
-    engine.attachments().install(AttachmentEdit { state: Some(state.encode()), ..AttachmentEdit::default() })?;
+    engine
+        .attachments()
+        .install(AttachmentEdit { state: Some(state.encode()), ..AttachmentEdit::default() })?;
     Ok(state)
 }
 
@@ -382,7 +386,8 @@ fn load_catalog(engine: &Engine) -> Result<Catalog> {
     let mut catalog = Catalog::default();
     let snapshot = engine.snapshot();
     let end = lumen_engine::key::prefix_end(&layout::CATALOG_PREFIX).expect("a small prefix");
-    let (from, to) = (std::ops::Bound::Included(&layout::CATALOG_PREFIX[..]), std::ops::Bound::Excluded(&end[..]));
+    let (from, to) =
+        (std::ops::Bound::Included(&layout::CATALOG_PREFIX[..]), std::ops::Bound::Excluded(&end[..]));
     let mut scan = snapshot.scan(from, to);
     while scan.next_row()? {
         let bad = || Error::corrupt("the catalog", 0, format!("malformed record of seq {}", scan.seq()));
@@ -397,9 +402,16 @@ fn load_catalog(engine: &Engine) -> Result<Catalog> {
 fn orphaned_attachments(engine: &Engine) -> Result<Vec<u64>> {
     let catalog = load_catalog(engine)?;
     let known = |note: &[u8]| {
-        layout::decode_note(note).is_some_and(|(id, _, _)| catalog.iter().any(|collection| collection.id == id))
+        layout::decode_note(note)
+            .is_some_and(|(id, _, _)| catalog.iter().any(|collection| collection.id == id))
     };
-    Ok(engine.attachments().list().into_iter().filter(|meta| !known(&meta.note)).map(|meta| meta.number).collect())
+    Ok(engine
+        .attachments()
+        .list()
+        .into_iter()
+        .filter(|meta| !known(&meta.note))
+        .map(|meta| meta.number)
+        .collect())
 }
 
 /// Opens the journal and applies what the manifest does not hold yet.
@@ -419,29 +431,30 @@ fn replay(store: &Arc<Store>, dir: &Path, options: &Options, state: &State) -> R
     let mut group: Vec<(u64, Prepared)> = Vec::new();
     let mut bytes = 0;
     let mut failed = None;
-    let opened = Log::open(options.vfs.clone(), log_options, floor, durable + 1, &mut |seq, kind, payload| {
-        if seq <= durable || kind != Kind::Entry {
-            return Ok(());
-        }
-        if seq != expected {
-            let reason = format!("entry {seq} follows entry {}: entries are missing", expected - 1);
-            return Err(EngineError::corrupt("the journal", 0, reason));
-        }
-        expected += 1;
-        // Each entry is prepared against the catalog as it is after those before it; a group ends where one changes it.
-        let prepared = Prepared::decode(&store.live.lock().catalog, payload)
-            .ok_or_else(|| EngineError::corrupt("the journal", 0, format!("malformed entry {seq}")))?;
-        bytes += payload.len();
-        group.push((seq, prepared));
-        if bytes >= REPLAY_GROUP_BYTES {
-            bytes = 0;
-            if let Err(error) = apply::group(store, std::mem::take(&mut group)) {
-                failed = Some(error);
-                return Err(EngineError::Closed);
+    let opened =
+        Log::open(options.vfs.clone(), log_options, floor, durable + 1, &mut |seq, kind, payload| {
+            if seq <= durable || kind != Kind::Entry {
+                return Ok(());
             }
-        }
-        Ok(())
-    });
+            if seq != expected {
+                let reason = format!("entry {seq} follows entry {}: entries are missing", expected - 1);
+                return Err(EngineError::corrupt("the journal", 0, reason));
+            }
+            expected += 1;
+            // Each entry is prepared against the catalog as it is after those before it; a group ends where one changes it.
+            let prepared = Prepared::decode(&store.live.lock().catalog, payload)
+                .ok_or_else(|| EngineError::corrupt("the journal", 0, format!("malformed entry {seq}")))?;
+            bytes += payload.len();
+            group.push((seq, prepared));
+            if bytes >= REPLAY_GROUP_BYTES {
+                bytes = 0;
+                if let Err(error) = apply::group(store, std::mem::take(&mut group)) {
+                    failed = Some(error);
+                    return Err(EngineError::Closed);
+                }
+            }
+            Ok(())
+        });
     if let Some(error) = failed {
         return Err(error);
     }

@@ -180,7 +180,9 @@ impl From<EngineError> for Error {
 impl From<IndexError> for Error {
     fn from(error: IndexError) -> Error {
         match error {
-            IndexError::Corrupt { file, offset, reason } => Error::Corrupt { file, offset, reason: reason.to_string() },
+            IndexError::Corrupt { file, offset, reason } => {
+                Error::Corrupt { file, offset, reason: reason.to_string() }
+            }
             IndexError::Cancelled => Error::Cancelled,
             other => Error::Io { reason: other.to_string() },
         }

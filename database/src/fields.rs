@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use lumen_index::{Analyzed, FieldId, Kind, parse_date, Schema, Value};
+use lumen_index::{Analyzed, FieldId, Kind, Schema, Value, parse_date};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Rejection;
@@ -93,8 +93,14 @@ impl<'t> Visitor<'t> for Document<'_, 't> {
             }
             seen.push(field);
             let kind = self.schema.field(field).expect("just found").kind;
-            let value =
-                FieldValue { field, name: &name, kind, found: self.found, problem: self.problem, in_array: false };
+            let value = FieldValue {
+                field,
+                name: &name,
+                kind,
+                found: self.found,
+                problem: self.problem,
+                in_array: false,
+            };
             map.next_value_seed(value)?;
         }
         Ok(())

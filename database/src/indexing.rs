@@ -12,7 +12,9 @@ use std::sync::{Arc, Weak};
 use lumen_engine::attachment::{AttachmentEdit, AttachmentMeta, Attachments, Frozen};
 use lumen_engine::coding::{Decoder, put_slice, put_varint};
 use lumen_engine::error::{Error as EngineError, Result as EngineResult};
-use lumen_index::{Deletes, Error as IndexError, FlushJob, Index, MergeJob, Product, Segment, SegmentSummary, Stats};
+use lumen_index::{
+    Deletes, Error as IndexError, FlushJob, Index, MergeJob, Product, Segment, SegmentSummary, Stats,
+};
 
 use crate::catalog::{Catalog, Collection};
 use crate::error::{Error, Result};
@@ -26,7 +28,9 @@ fn file_name(number: u64) -> String {
 
 fn engine_error(error: IndexError) -> EngineError {
     match error {
-        IndexError::Corrupt { file, offset, reason } => EngineError::corrupt(file, offset, reason.to_string()),
+        IndexError::Corrupt { file, offset, reason } => {
+            EngineError::corrupt(file, offset, reason.to_string())
+        }
         IndexError::Io(source) => EngineError::io("write", std::path::Path::new("an index segment"), source),
         IndexError::Cancelled => EngineError::Closed,
         other => EngineError::corrupt("the index", 0, other.to_string()),
@@ -195,7 +199,11 @@ fn with_documents(deletes: Vec<(u64, Deletes)>, segments: &BTreeMap<u64, u32>) -
 /// ```text
 /// │ crc32 of the rest: u32 │ segments: varint │ { segment number: varint │ bitmap: slice } … │
 /// ```
-fn write_deletes(files: &Attachments, collection: u32, deletes: &[SegmentDeletes]) -> EngineResult<Option<AttachmentMeta>> {
+fn write_deletes(
+    files: &Attachments,
+    collection: u32,
+    deletes: &[SegmentDeletes],
+) -> EngineResult<Option<AttachmentMeta>> {
     if deletes.is_empty() {
         return Ok(None);
     }
@@ -233,13 +241,17 @@ pub(crate) fn read_deletes(name: &str, bytes: &[u8]) -> Result<BTreeMap<u64, Vec
 }
 
 /// Opens the indexes that the manifest names.
-pub(crate) fn open(files: &Attachments, catalog: &Catalog, state: &State) -> Result<BTreeMap<u32, LiveIndex>> {
+pub(crate) fn open(
+    files: &Attachments,
+    catalog: &Catalog,
+    state: &State,
+) -> Result<BTreeMap<u32, LiveIndex>> {
     let mut segments: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
     let mut deletes: BTreeMap<u32, u64> = BTreeMap::new();
     for meta in files.list() {
         let name = file_name(meta.number);
-        let (collection, first_uid, _) =
-            layout::decode_note(&meta.note).ok_or_else(|| Error::corrupt(&name, 0, "malformed note in the manifest"))?;
+        let (collection, first_uid, _) = layout::decode_note(&meta.note)
+            .ok_or_else(|| Error::corrupt(&name, 0, "malformed note in the manifest"))?;
         match meta.kind {
             layout::SEGMENT => segments.entry(collection).or_default().push((first_uid, meta.number)),
             layout::DELETES => {
@@ -290,7 +302,9 @@ fn open_one(
             Index::open(collection.schema.clone(), segments, stats)?
         }
         None if segments.is_empty() => Index::new(collection.schema.clone()),
-        None => return Err(Error::corrupt("the database's state", 0, "statistics of a collection are missing")),
+        None => {
+            return Err(Error::corrupt("the database's state", 0, "statistics of a collection are missing"));
+        }
     };
     Ok(LiveIndex { deletes_file, segments: documents, ..LiveIndex::new(index) })
 }
@@ -312,7 +326,12 @@ pub(crate) fn merge_one(store: &Arc<Store>, stop: &dyn Fn() -> bool) -> Result<b
 }
 
 /// Runs a merge and installs it.
-pub(crate) fn run_merge(store: &Arc<Store>, collection: u32, job: MergeJob, stop: &dyn Fn() -> bool) -> Result<()> {
+pub(crate) fn run_merge(
+    store: &Arc<Store>,
+    collection: u32,
+    job: MergeJob,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
     let result = merge(store, collection, &job, stop);
     if let Some(index) = store.live.lock().indexes.get_mut(&collection) {
         index.merging = false;

@@ -64,7 +64,8 @@ fn folder(path: &Path, out: &mut dyn Write) -> Result<()> {
             _ if name == "LOCK" => "held by the process that has the folder open",
             _ => "not ours",
         };
-        writeln!(out, "{name:<28} {len:>14} bytes  {what}").map_err(|e| Error::Io { reason: e.to_string() })?;
+        writeln!(out, "{name:<28} {len:>14} bytes  {what}")
+            .map_err(|e| Error::Io { reason: e.to_string() })?;
     }
     for (name, _) in files.iter().filter(|(name, _)| name.ends_with(".manifest")) {
         inspect(&path.join(name), out)?;

@@ -92,7 +92,9 @@ impl Journal {
             match &queue.failure {
                 Some(error) => Some(error.clone()),
                 None if queue.closed => Some(Error::Closed),
-                None if queue.bytes > QUEUE_BYTES_MAX => Some(Error::Busy { retry_after: Duration::from_secs(1) }),
+                None if queue.bytes > QUEUE_BYTES_MAX => {
+                    Some(Error::Busy { retry_after: Duration::from_secs(1) })
+                }
                 None => {
                     queue.bytes += prepared.encoded_len();
                     queue.waiting.push(Proposal { prepared, done });
@@ -204,7 +206,8 @@ impl Journal {
     fn behind(&self) -> bool {
         let engine = &self.store.engine;
         let memory = engine.memory_bytes() + self.store.index_bytes.load(Ordering::Relaxed) as usize;
-        memory >= 3 * engine.memory_budget() && engine.frozen_count() > 0 || engine.admit(Duration::ZERO).is_err()
+        memory >= 3 * engine.memory_budget() && engine.frozen_count() > 0
+            || engine.admit(Duration::ZERO).is_err()
     }
 
     fn admit(&self) -> Result<()> {

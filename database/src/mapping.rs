@@ -81,7 +81,10 @@ impl Mapping {
     pub fn new(fields: impl IntoIterator<Item = (String, FieldMapping)>) -> Result<Mapping, Rejection> {
         let mapping = Mapping { fields: fields.into_iter().collect() };
         if mapping.fields.len() > FIELDS_MAX {
-            return Err(bad(None, format!("{} fields, over the limit of {FIELDS_MAX}", mapping.fields.len())));
+            return Err(bad(
+                None,
+                format!("{} fields, over the limit of {FIELDS_MAX}", mapping.fields.len()),
+            ));
         }
         for (name, field) in &mapping.fields {
             let refused = if name.is_empty() {
@@ -113,8 +116,10 @@ impl Mapping {
         if let Some(key) = top.keys().next() {
             return Err(bad(None, format!("unknown key {key:?}; a mapping has only \"fields\"")));
         }
-        let fields: Result<Vec<_>, Rejection> =
-            fields.into_iter().map(|(name, value)| Ok((name.clone(), field_from_json(&name, value)?))).collect();
+        let fields: Result<Vec<_>, Rejection> = fields
+            .into_iter()
+            .map(|(name, value)| Ok((name.clone(), field_from_json(&name, value)?)))
+            .collect();
         Mapping::new(fields?)
     }
 
@@ -168,13 +173,17 @@ impl Mapping {
             indexed: field.indexed,
             fast: field.fast,
         });
-        Arc::new(Schema::new(fields.collect()).expect("names are unique, text is not fast, at most 1000 fields"))
+        Arc::new(
+            Schema::new(fields.collect()).expect("names are unique, text is not fast, at most 1000 fields"),
+        )
     }
 }
 
 fn field_from_json(name: &str, value: Value) -> Result<FieldMapping, Rejection> {
     let field = Some(name);
-    let Value::Object(mut object) = value else { return Err(bad(field, format!("field {name:?} is not an object"))) };
+    let Value::Object(mut object) = value else {
+        return Err(bad(field, format!("field {name:?} is not an object")));
+    };
     let kind = match object.remove("type") {
         Some(Value::String(text)) => FieldType::ALL
             .iter()
@@ -212,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_mapping_spells_out_its_defaults_and_comes_back() {
-        let mapping = Mapping::from_json(br#"{"fields":{"title":{"type":"text"},"year":{"type":"i64"}}}"#).expect("good");
+        let mapping = Mapping::from_json(br#"{"fields":{"title":{"type":"text"},"year":{"type":"i64"}}}"#)
+            .expect("good");
         let text = mapping.to_json();
         assert!(text.contains(r#""title":{"#) && text.contains(r#""analyzer":"standard""#), "{text}");
         assert!(text.contains(r#""fast":true"#) && text.contains(r#""fast":false"#), "{text}");

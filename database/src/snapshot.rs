@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lumen_engine::Snapshot as EngineSnapshot;
 use lumen_engine::key::prefix_end;
-use lumen_index::{Bm25, parse, Request, View};
+use lumen_index::{Bm25, Request, View, parse};
 
 use crate::catalog::Collection;
 use crate::error::{Error, Result};
@@ -174,12 +174,17 @@ impl Snapshot {
         let key = layout::document_key(collection.id, id);
         let disagree = |what: &str| {
             let id = lumen_engine::inspect::printable(id);
-            Error::corrupt("the index", 0, format!("document {id} of collection {:?} {what}", collection.name))
+            Error::corrupt(
+                "the index",
+                0,
+                format!("document {id} of collection {:?} {what}", collection.name),
+            )
         };
         let Some((version, value)) = self.engine.get_versioned(&key)? else {
             return Err(disagree("is in the index, but not in the store"));
         };
-        let (header, source) = layout::decode_document(&value).ok_or_else(|| disagree("has a malformed record"))?;
+        let (header, source) =
+            layout::decode_document(&value).ok_or_else(|| disagree("has a malformed record"))?;
         if header.uid != uid {
             return Err(disagree(&format!("has uid {} in the store and {uid} in the index", header.uid)));
         }
@@ -202,7 +207,9 @@ impl Snapshot {
             match crate::fields::analyse(&collection.schema, source) {
                 Ok(analysed) => {
                     if analysed.lengths() != header.lengths {
-                        problem.get_or_insert(format!("document {id:?} has other token counts than its header says"));
+                        problem.get_or_insert(format!(
+                            "document {id:?} has other token counts than its header says"
+                        ));
                     }
                     digest = digest.wrapping_add(analysed.digest(header.uid));
                 }

@@ -210,7 +210,10 @@ impl Part {
     }
 
     /// Checks what can be checked without the documents that are there.
-    pub(crate) fn analyse(catalog: &Catalog, write: &Write) -> Result<Option<(u32, Arc<Analyzed>)>, Rejection> {
+    pub(crate) fn analyse(
+        catalog: &Catalog,
+        write: &Write,
+    ) -> Result<Option<(u32, Arc<Analyzed>)>, Rejection> {
         match write {
             Write::CreateCollection { name, .. } => check_name(name).map(|()| None),
             Write::DropCollection { name } => catalog.get(name).map(|_| None),
@@ -274,7 +277,7 @@ fn encode(write: &Write, out: &mut Vec<u8>) {
 fn decode(bytes: &[u8]) -> Option<Write> {
     let mut decoder = Decoder::new(bytes);
     let kind = decoder.u8()?;
-    let mut text = |decoder: &mut Decoder<'_>| Some(std::str::from_utf8(decoder.slice()?).ok()?.to_owned());
+    let text = |decoder: &mut Decoder<'_>| Some(std::str::from_utf8(decoder.slice()?).ok()?.to_owned());
     let condition = |decoder: &mut Decoder<'_>| {
         Some(match decoder.u8()? {
             0 => Condition::Always,
@@ -307,7 +310,9 @@ fn decode(bytes: &[u8]) -> Option<Write> {
 
 /// A log entry in words, for people.
 pub(crate) fn describe(payload: &[u8]) -> String {
-    let Some(prepared) = Prepared::decode(&Catalog::default(), payload) else { return "malformed entry".into() };
+    let Some(prepared) = Prepared::decode(&Catalog::default(), payload) else {
+        return "malformed entry".into();
+    };
     let shown = prepared.parts.iter().take(3).map(|part| match &part.write {
         Write::CreateCollection { name, .. } => format!("create {name}"),
         Write::DropCollection { name } => format!("drop {name}"),

@@ -23,7 +23,8 @@ fn options(vfs: &Memory) -> Options {
 }
 
 fn mapping() -> Mapping {
-    Mapping::from_json(br#"{"fields":{"body":{"type":"text"},"n":{"type":"i64"},"tag":{"type":"keyword"}}}"#).expect("good")
+    Mapping::from_json(br#"{"fields":{"body":{"type":"text"},"n":{"type":"i64"},"tag":{"type":"keyword"}}}"#)
+        .expect("good")
 }
 
 /// Documents by id.
@@ -121,8 +122,11 @@ fn contents(db: &Database) -> Result<Documents, Error> {
     assert_eq!(search(db, "*")?, ids, "search finds what is there, once");
     for step in 0..36 {
         let word = format!("step{step}");
-        let with: Vec<String> =
-            documents.iter().filter(|(_, s)| s.contains(&format!("{word} "))).map(|(id, _)| id.clone()).collect();
+        let with: Vec<String> = documents
+            .iter()
+            .filter(|(_, s)| s.contains(&format!("{word} ")))
+            .map(|(id, _)| id.clone())
+            .collect();
         assert_eq!(search(db, &format!("body:{word}"))?, with, "{word}");
         assert_eq!(search(db, &format!("n:{step}"))?, with, "n:{step}");
     }
@@ -216,7 +220,10 @@ fn any_flipped_bit_gives_the_right_data_or_an_error() {
             match Database::open(DIR, options(&copy)).and_then(|db| contents(&db)) {
                 Ok(documents) => {
                     let last_group = path.extension().is_some_and(|e| e == "log") && documents == before_last;
-                    assert!(documents == told.acknowledged || last_group, "{context} lost data: {documents:#?}");
+                    assert!(
+                        documents == told.acknowledged || last_group,
+                        "{context} lost data: {documents:#?}"
+                    );
                 }
                 Err(Error::Corrupt { .. }) => refused += 1,
                 Err(other) => panic!("{context}: {other}"),

@@ -145,12 +145,20 @@ fn check(snapshot: &Snapshot, model: &BTreeMap<u8, Doc>, words: &[usize], tag: u
     assert_eq!(found.total as usize, scored.len(), "total of {names:?}");
     assert_eq!(found.hits.len(), scored.len().min(7));
     for (hit, (_, score)) in found.hits.iter().zip(&scored) {
-        assert!((f64::from(hit.score) - score).abs() < 1e-4, "score {} where {score} was expected", hit.score);
+        assert!(
+            (f64::from(hit.score) - score).abs() < 1e-4,
+            "score {} where {score} was expected",
+            hit.score
+        );
         let own = scored.iter().find(|(id, _)| format!("id{id:02}") == hit.id).expect("a matching document");
         assert!((f64::from(hit.score) - own.1).abs() < 1e-4, "{} has another document's score", hit.id);
     }
     let all = distinct.iter().map(|&word| format!("+body:{}", WORDS[word])).collect::<Vec<_>>().join(" ");
-    assert_eq!(ids(snapshot, &all), expected(model, |doc| distinct.iter().all(|w| doc.words.contains(w))), "{all}");
+    assert_eq!(
+        ids(snapshot, &all),
+        expected(model, |doc| distinct.iter().all(|w| doc.words.contains(w))),
+        "{all}"
+    );
     let phrase = words.iter().map(|&word| WORDS[word]).collect::<Vec<_>>().join(" ");
     let with_phrase = expected(model, |doc| doc.words.windows(words.len()).any(|window| window == words));
     assert_eq!(ids(snapshot, &format!("body:\"{phrase}\"")), with_phrase, "phrase {phrase:?}");

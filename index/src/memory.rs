@@ -46,7 +46,8 @@ pub(crate) struct List<'a> {
 impl Run {
     /// Inverts documents, whose uids ascend.
     pub(crate) fn of_documents(schema: &Arc<Schema>, group: &[NewDocument]) -> Run {
-        let mut documents = Documents { norms: vec![vec![0; group.len()]; schema.norm_count()], ..Documents::default() };
+        let mut documents =
+            Documents { norms: vec![vec![0; group.len()]; schema.norm_count()], ..Documents::default() };
         let count: usize = group.iter().map(|new| new.document.keys().len()).sum();
         let mut columns: Vec<Column> = Vec::new();
         columns.resize_with(schema.fields().len(), Column::default);

@@ -223,11 +223,15 @@ impl Parser<'_> {
                 }
                 '+' | '-' => {
                     self.at += 1;
-                    if group.wanting.is_some_and(|wanting| wanting + 1 == at && group.occur != Occur::Should) {
+                    if group.wanting.is_some_and(|wanting| wanting + 1 == at && group.occur != Occur::Should)
+                    {
                         return problem(at, format!("{next:?} follows another sign"));
                     }
                     if self.peek().is_none_or(char::is_whitespace) {
-                        return problem(at, format!("{next:?} stands alone; put it before a word, or in quotes"));
+                        return problem(
+                            at,
+                            format!("{next:?} stands alone; put it before a word, or in quotes"),
+                        );
                     }
                     group.occur = if next == '+' { Occur::Must } else { Occur::MustNot };
                     group.wanting = Some(at);
@@ -264,9 +268,14 @@ impl Parser<'_> {
         }
         match self.peek() {
             Some('"') => {}
-            Some('[' | '{') => return problem(at, "a range needs a field in front, like year:[1990 TO 2000]"),
+            Some('[' | '{') => {
+                return problem(at, "a range needs a field in front, like year:[1990 TO 2000]");
+            }
             Some(c @ (']' | '}' | ':' | '^' | '~')) => {
-                return problem(at, format!("{c:?} makes no sense here; put it in quotes, or a backslash before it"));
+                return problem(
+                    at,
+                    format!("{c:?} makes no sense here; put it in quotes, or a backslash before it"),
+                );
             }
             _ => {
                 let word = self.word(false)?;
@@ -299,7 +308,8 @@ impl Parser<'_> {
                         return Ok(());
                     }
                     Some("NOT") => {
-                        group.occur = if group.occur == Occur::MustNot { Occur::Should } else { Occur::MustNot };
+                        group.occur =
+                            if group.occur == Occur::MustNot { Occur::Should } else { Occur::MustNot };
                         group.wanting = Some(at);
                         return Ok(());
                     }
@@ -459,7 +469,9 @@ impl Parser<'_> {
                 self.searchable(field, at)?;
                 Ok(Query::Exists { field })
             }
-            (_, true, false) => self.over_fields(field, at, |parser, field| parser.prefix(field, &word.text, at)),
+            (_, true, false) => {
+                self.over_fields(field, at, |parser, field| parser.prefix(field, &word.text, at))
+            }
             (_, false, _) => self.over_fields(field, at, |parser, field| parser.exact(field, &word.text, at)),
         }
     }
@@ -550,7 +562,12 @@ impl Parser<'_> {
         let prefix = match self.kind(field) {
             Kind::Text(_) => text.to_lowercase().into_bytes(),
             Kind::Keyword => text.as_bytes().to_vec(),
-            _ => return problem(at, format!("field {:?} is not text, so it has no prefixes", self.name(field))),
+            _ => {
+                return problem(
+                    at,
+                    format!("field {:?} is not text, so it has no prefixes", self.name(field)),
+                );
+            }
         };
         Ok(Query::Prefix { field, prefix })
     }
@@ -679,7 +696,8 @@ fn shorten(text: &str) -> String {
 /// Edit distance (Levenshtein) of two short names; far ones count as far without being measured.
 fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 64;
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(LONGEST).collect(), b.chars().take(LONGEST).collect());
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(LONGEST).collect(), b.chars().take(LONGEST).collect());
     if a.len().abs_diff(b.len()) > 2 {
         return usize::MAX;
     }

@@ -9,7 +9,8 @@ use crate::query::parser::parse;
 use crate::schema::{Analyzer, Field, FieldId, Kind, Schema};
 
 fn schema() -> Schema {
-    let field = |name: &str, kind: Kind, indexed: bool, fast: bool| Field { name: name.into(), kind, indexed, fast };
+    let field =
+        |name: &str, kind: Kind, indexed: bool, fast: bool| Field { name: name.into(), kind, indexed, fast };
     Schema::new(vec![
         field("body", Kind::Text(Analyzer::Standard), true, false),
         field("tag", Kind::Keyword, true, true),
@@ -166,7 +167,25 @@ fn limits_hold() {
     assert!(parse(&many, &schema()).expect_err("many").reason.contains("1024 clauses"));
     let long = "a".repeat(40_000);
     assert!(parse(&long, &schema()).expect_err("long").reason.contains("32768"));
-    for piece in ["\"", "[", "{", "~", "^", ":", "+", "-", "\\", "*", "a:", "tag:[", "a^", "NOT ", "a AND ", "é", "tag: IN ["] {
+    for piece in [
+        "\"",
+        "[",
+        "{",
+        "~",
+        "^",
+        ":",
+        "+",
+        "-",
+        "\\",
+        "*",
+        "a:",
+        "tag:[",
+        "a^",
+        "NOT ",
+        "a AND ",
+        "é",
+        "tag: IN [",
+    ] {
         let text: String = piece.repeat(32_768 / piece.len());
         let _ = parse(&text, &schema()); // an answer, at once, whatever it is
     }
