@@ -57,7 +57,7 @@ impl Naive {
         let numbers = (0..random.below(3)).map(|_| random.below(50) as i64 - 25).collect();
         let slow = (random.below(2) == 0).then(|| random.below(10) as i64);
         let labels = (0..random.below(2)).map(|_| format!("l{}", random.below(20))).collect();
-        Naive { key: format!("k{}", uid * 7919 % 1009).into_bytes(), body, title, tags, numbers, slow, labels }
+        Naive { key: format!("k{}", uid * 7919 % 100_003).into_bytes(), body, title, tags, numbers, slow, labels }
     }
 
     fn analyzed(&self, schema: &Schema) -> Analyzed {
