@@ -282,8 +282,8 @@ impl Database {
                 documents: shape.documents,
                 segments: shape.segments as u64,
                 runs: shape.runs as u64,
-                memory_bytes: shape.memory_bytes as u64,
-                segment_bytes: shape.segment_bytes as u64,
+                memory_bytes: shape.memory_bytes,
+                segment_bytes: shape.segment_bytes,
                 merges: merges.get(&collection.id).copied().unwrap_or(0),
             })
         });
