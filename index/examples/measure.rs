@@ -1,8 +1,8 @@
 //! Figures on newline-delimited JSON from standard input: indexing speed and query times on the field `body`.
 
 use lumen_index::{
-    Analyzed, Analyzer, Bm25, Deletes, Field, FieldId, Index, Kind, NewDocument, Product, Query, Request, Schema,
-    Segment, Value,
+    Analyzed, Analyzer, Bm25, Deletes, Field, FieldId, Index, Kind, NewDocument, Product, Query, Request,
+    Schema, Segment, Value,
 };
 use std::io::BufRead;
 use std::sync::Arc;
@@ -61,14 +61,19 @@ fn main() {
             job.write(&mut out, &|| false).expect("memory takes it").expect("documents");
             segment_bytes += out.len();
             file += 1;
-            index.install_flush(&job, Some((file, Segment::open(format!("s{file}"), Arc::new(out)).expect("whole"))));
+            index.install_flush(
+                &job,
+                Some((file, Segment::open(format!("s{file}"), Arc::new(out)).expect("whole"))),
+            );
             flushing += now.elapsed().as_secs_f64();
         }
     }
     let seconds = started.elapsed().as_secs_f64();
     let mib = bytes as f64 / 1e6;
     println!("{} documents, {mib:.0} MB in {seconds:.2} s: {:.1} MB/s", bodies.len(), mib / seconds);
-    println!("analyse {analysing:.2} s, append {appending:.2} s, flush {flushing:.2} s, segments {segment_bytes} bytes");
+    println!(
+        "analyse {analysing:.2} s, append {appending:.2} s, flush {flushing:.2} s, segments {segment_bytes} bytes"
+    );
 
     // One document per append.
     let mut single = Index::new(schema.clone());
@@ -77,7 +82,11 @@ fn main() {
     for document in some {
         single.append(vec![document]);
     }
-    println!("one by one: {:.1} us each, {:?}", started.elapsed().as_secs_f64() * 1e6 / count as f64, single.view().shape());
+    println!(
+        "one by one: {:.1} us each, {:?}",
+        started.elapsed().as_secs_f64() * 1e6 / count as f64,
+        single.view().shape()
+    );
 
     let started = Instant::now();
     let job = index.merge_all();
@@ -121,7 +130,8 @@ fn main() {
         let mut total = 0;
         for _ in 0..10 {
             let now = Instant::now();
-            let request = Request { query, offset: 0, limit: 10, bm25: Bm25::default(), cancelled: &|| false };
+            let request =
+                Request { query, offset: 0, limit: 10, bm25: Bm25::default(), cancelled: &|| false };
             total = view.search(&request).expect("whole segments").total;
             best = best.min(now.elapsed().as_secs_f64() * 1e6);
         }

@@ -240,7 +240,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(Deletes::decode("d", &damaged, 50_000), Err(Error::Corrupt { .. })), "bit {bit}");
+            assert!(
+                matches!(Deletes::decode("d", &damaged, 50_000), Err(Error::Corrupt { .. })),
+                "bit {bit}"
+            );
         }
     }
 }

@@ -311,7 +311,11 @@ mod tests {
 
     fn schema() -> Schema {
         let field = |name: &str, kind, fast| Field { name: name.into(), kind, indexed: true, fast };
-        Schema::new(vec![field("body", Kind::Text(Analyzer::Simple), false), field("tag", Kind::Keyword, true)]).unwrap()
+        Schema::new(vec![
+            field("body", Kind::Text(Analyzer::Simple), false),
+            field("tag", Kind::Keyword, true),
+        ])
+        .unwrap()
     }
 
     #[test]
@@ -323,12 +327,16 @@ mod tests {
             (FieldId(1), Value::Keyword("x")),
         ];
         let document = Analyzed::new(&schema(), &values).unwrap();
-        let terms: Vec<_> = (0..3).map(|i| (document.keys.get(i), document.tf(i), document.positions(i))).collect();
-        assert_eq!(terms, [
-            (&b"\0\0a"[..], 2, &[1, 103][..]),
-            (&b"\0\0b"[..], 2, &[0, 2][..]),
-            (&b"\0\x01x"[..], 2, &[][..]),
-        ]);
+        let terms: Vec<_> =
+            (0..3).map(|i| (document.keys.get(i), document.tf(i), document.positions(i))).collect();
+        assert_eq!(
+            terms,
+            [
+                (&b"\0\0a"[..], 2, &[1, 103][..]),
+                (&b"\0\0b"[..], 2, &[0, 2][..]),
+                (&b"\0\x01x"[..], 2, &[][..]),
+            ]
+        );
         assert_eq!(document.lengths(), [(FieldId(0), 4), (FieldId(1), 2)]);
         assert_eq!(document.column_values().count(), 1);
     }

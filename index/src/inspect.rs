@@ -37,7 +37,11 @@ pub fn inspect(
         let term = &key[FIELD_BYTES..];
         match kind {
             Kind::Text(_) | Kind::Keyword => write!(out, "term {name}:{}", term.escape_ascii())?,
-            _ => write!(out, "term {name}:0x{}", term.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?,
+            _ => write!(
+                out,
+                "term {name}:0x{}",
+                term.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            )?,
         }
         let mut cursor = part.cursor(&terms.term()?)?;
         loop {

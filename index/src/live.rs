@@ -234,7 +234,8 @@ impl Index {
         if !self.flushing {
             return;
         }
-        let mut product = segment.map(|(file, segment)| self.slot(Part::Segment(Arc::new(segment)), Some(file)));
+        let mut product =
+            segment.map(|(file, segment)| self.slot(Part::Segment(Arc::new(segment)), Some(file)));
         for slot in &mut self.slots {
             let pending = slot.pending.take();
             if !slot.frozen {
@@ -277,7 +278,11 @@ impl Index {
     }
 
     /// Eight neighbours or more, none above the lowest level for which there are as many.
-    fn tier(&self, fits: impl Fn(&Slot) -> bool, level: impl Fn(&Slot) -> u32) -> Option<std::ops::Range<usize>> {
+    fn tier(
+        &self,
+        fits: impl Fn(&Slot) -> bool,
+        level: impl Fn(&Slot) -> u32,
+    ) -> Option<std::ops::Range<usize>> {
         for top in 0..=self.slots.iter().map(&level).max()? {
             let mut start = 0;
             for end in 0..=self.slots.len() {
@@ -305,8 +310,12 @@ impl Index {
     }
 
     fn start_merge(&mut self, range: std::ops::Range<usize>) -> MergeJob {
-        let mut job =
-            MergeJob { schema: self.schema.clone(), serials: Vec::new(), inputs: Vec::new(), files: Vec::new() };
+        let mut job = MergeJob {
+            schema: self.schema.clone(),
+            serials: Vec::new(),
+            inputs: Vec::new(),
+            files: Vec::new(),
+        };
         for slot in &mut self.slots[range] {
             slot.busy = true;
             job.serials.push(slot.serial);

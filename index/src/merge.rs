@@ -106,7 +106,9 @@ fn documents(schema: &Schema, inputs: &[Input]) -> Result<(Documents, Vec<Renumb
             let codes = part.norms(slot, 0, part.docs())?;
             match &map {
                 None => norms.extend_from_slice(codes),
-                Some(map) => norms.extend(codes.iter().zip(map).filter(|(_, doc)| **doc != u32::MAX).map(|(c, _)| *c)),
+                Some(map) => {
+                    norms.extend(codes.iter().zip(map).filter(|(_, doc)| **doc != u32::MAX).map(|(c, _)| *c))
+                }
             }
         }
         numbers.push(Renumbered { base, map });
@@ -123,7 +125,12 @@ fn columns(schema: &Schema, inputs: &[Input], numbers: &[Renumbered]) -> Result<
     Ok(columns)
 }
 
-fn column(schema: &Schema, field: FieldId, inputs: &[Input], numbers: &[Renumbered]) -> Result<Column, Error> {
+fn column(
+    schema: &Schema,
+    field: FieldId,
+    inputs: &[Input],
+    numbers: &[Renumbered],
+) -> Result<Column, Error> {
     let mut out = Column::default();
     // Where each input's values begin, and which of its words are still in use.
     let mut starts = Vec::new();
@@ -154,7 +161,9 @@ fn column(schema: &Schema, field: FieldId, inputs: &[Input], numbers: &[Renumber
         let mut own = Vec::with_capacity(used.len());
         for &ordinal in used {
             let column = input.part.column(field);
-            own.push(column.map_or(Ok(&[][..]), |column| column.word(ordinal.min(u64::from(u32::MAX)) as u32))?);
+            own.push(
+                column.map_or(Ok(&[][..]), |column| column.word(ordinal.min(u64::from(u32::MAX)) as u32))?,
+            );
         }
         all.extend_from_slice(&own);
         own_words.push(own);

@@ -207,7 +207,9 @@ pub(crate) enum Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(crate) fn of_place(segment: &'a Segment, place: &Place) -> Result<Cursor<'a>, Error> {
         match place {
-            Place::List(list) => Ok(Cursor::Segment(Box::new(ListCursor::open(segment, *list, segment.docs())?))),
+            Place::List(list) => {
+                Ok(Cursor::Segment(Box::new(ListCursor::open(segment, *list, segment.docs())?)))
+            }
             Place::Inline { doc, tf, positions } => {
                 let mut cursor = RunCursor::new(List { docs: &[], tfs: &[], positions: &[] });
                 cursor.inline = Some((*doc, *tf, positions.clone()));
@@ -348,7 +350,9 @@ impl<'a> ColumnRef<'a> {
         match self {
             ColumnRef::Run(column) => {
                 let (docs, values) = column.zone(base);
-                for (&doc, &value) in docs.iter().zip(values).filter(|(_, value)| (low..=high).contains(*value)) {
+                for (&doc, &value) in
+                    docs.iter().zip(values).filter(|(_, value)| (low..=high).contains(*value))
+                {
                     f(doc, value);
                 }
                 Ok(())

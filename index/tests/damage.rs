@@ -1,8 +1,8 @@
 //! A damaged segment gives the same answers or an error, never others and never a panic.
 
 use lumen_index::{
-    Analyzed, Analyzer, Bm25, Deletes, Error, Field, FieldId, Index, Kind, NewDocument, Query, Request, Response, Schema,
-    Segment, Value, inspect,
+    Analyzed, Analyzer, Bm25, Deletes, Error, Field, FieldId, Index, Kind, NewDocument, Query, Request,
+    Response, Schema, Segment, Value, inspect,
 };
 use std::ops::Bound;
 use std::sync::Arc;
@@ -20,7 +20,11 @@ fn schema() -> Arc<Schema> {
 fn segment(schema: &Arc<Schema>, docs: u64) -> (Vec<u8>, lumen_index::Stats) {
     let mut index = Index::new(schema.clone());
     let group = (0..docs).map(|uid| {
-        let body = format!("common {} {} again common", ["red", "green", "blue"][uid as usize % 3], "x".repeat(uid as usize % 5));
+        let body = format!(
+            "common {} {} again common",
+            ["red", "green", "blue"][uid as usize % 3],
+            "x".repeat(uid as usize % 5)
+        );
         let tag = format!("t{}", uid % 4);
         let mut values = vec![(FieldId(0), Value::Text(&body)), (FieldId(1), Value::Keyword(&tag))];
         if uid % 5 > 0 {
@@ -38,12 +42,20 @@ fn segment(schema: &Arc<Schema>, docs: u64) -> (Vec<u8>, lumen_index::Stats) {
 
 fn queries() -> Vec<Query> {
     let term = |term: &str| Query::Term { field: FieldId(0), term: term.into() };
-    let words = |slop| Query::Phrase { field: FieldId(0), terms: vec![(0, b"common".to_vec()), (1, b"red".to_vec())], slop };
+    let words = |slop| Query::Phrase {
+        field: FieldId(0),
+        terms: vec![(0, b"common".to_vec()), (1, b"red".to_vec())],
+        slop,
+    };
     vec![
         Query::Bool { must: vec![term("common")], should: vec![term("blue"), term("xxx")], must_not: vec![] },
         words(0),
         words(3),
-        Query::Range { field: FieldId(1), lower: Bound::Included(b"t1".to_vec()), upper: Bound::Excluded(b"t3".to_vec()) },
+        Query::Range {
+            field: FieldId(1),
+            lower: Bound::Included(b"t1".to_vec()),
+            upper: Bound::Excluded(b"t3".to_vec()),
+        },
         Query::Exists { field: FieldId(2) },
     ]
 }
@@ -55,7 +67,9 @@ fn answers(schema: &Arc<Schema>, bytes: Vec<u8>, stats: &lumen_index::Stats) -> 
     let index = Index::open(schema.clone(), vec![(1, segment, Deletes::new())], stats.clone())?;
     let view = index.view();
     let all = queries();
-    let search = |query| view.search(&Request { query, offset: 0, limit: 30, bm25: Bm25::default(), cancelled: &|| false });
+    let search = |query| {
+        view.search(&Request { query, offset: 0, limit: 30, bm25: Bm25::default(), cancelled: &|| false })
+    };
     let responses: Result<Vec<Response>, Error> = all.iter().map(search).collect();
     Ok((responses?, view.digest()?))
 }
@@ -117,7 +131,8 @@ fn bytes_with_right_checksums_but_wrong_contents_do_not_panic() {
             damaged[end..end + 4].copy_from_slice(&crc.to_le_bytes());
             let _ = answers(&schema, damaged.clone(), &stats);
             if at % 5 == 0 {
-                let _ = Segment::open("s".into(), Arc::new(damaged.clone())).and_then(|segment| segment.verify());
+                let _ =
+                    Segment::open("s".into(), Arc::new(damaged.clone())).and_then(|segment| segment.verify());
                 let _ = inspect("s", Arc::new(damaged), &mut std::io::sink());
             }
         }

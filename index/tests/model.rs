@@ -1,8 +1,8 @@
 //! The index against a naive twin: plain vectors of tokens, every query answered by looking at every document.
 
 use lumen_index::{
-    Analyzed, Analyzer, Bm25, Deletes, Field, FieldId, Hit, Index, Kind, NewDocument, Product, Query, Request, Schema,
-    Segment, Value, View, sortable_i64,
+    Analyzed, Analyzer, Bm25, Deletes, Field, FieldId, Hit, Index, Kind, NewDocument, Product, Query,
+    Request, Schema, Segment, Value, View, sortable_i64,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -50,14 +50,24 @@ struct Naive {
 
 impl Naive {
     fn random(random: &mut Random, uid: u64) -> Naive {
-        let text = |random: &mut Random, most: u64| (0..random.below(most)).map(|_| random.word()).collect::<Vec<_>>();
+        let text = |random: &mut Random, most: u64| {
+            (0..random.below(most)).map(|_| random.word()).collect::<Vec<_>>()
+        };
         let body = (0..random.below(3)).map(|_| text(random, 30)).collect();
         let title = (random.below(3) > 0).then(|| text(random, 4));
         let tags = (0..random.below(3)).map(|_| format!("t{}", random.below(6))).collect();
         let numbers = (0..random.below(3)).map(|_| random.below(50) as i64 - 25).collect();
         let slow = (random.below(2) == 0).then(|| random.below(10) as i64);
         let labels = (0..random.below(2)).map(|_| format!("l{}", random.below(20))).collect();
-        Naive { key: format!("k{}", uid * 7919 % 100_003).into_bytes(), body, title, tags, numbers, slow, labels }
+        Naive {
+            key: format!("k{}", uid * 7919 % 100_003).into_bytes(),
+            body,
+            title,
+            tags,
+            numbers,
+            slow,
+            labels,
+        }
     }
 
     fn analyzed(&self, schema: &Schema) -> Analyzed {
@@ -84,7 +94,9 @@ impl Naive {
             _ => vec![],
         };
         for words in values {
-            out.extend(words.iter().enumerate().map(|(i, word)| (base + i as i64, word.clone().into_bytes())));
+            out.extend(
+                words.iter().enumerate().map(|(i, word)| (base + i as i64, word.clone().into_bytes())),
+            );
             base += words.len() as i64 + 100;
         }
         if field == TAG {
@@ -170,7 +182,8 @@ fn phrase(document: &Naive, field: FieldId, terms: &[(u32, Vec<u8>)], slop: u32)
     let mut heads = vec![0; lists.len()];
     let mut sum = 0.0;
     loop {
-        let at = |heads: &[usize]| -> Vec<i64> { heads.iter().zip(&lists).map(|(&h, list)| list[h]).collect() };
+        let at =
+            |heads: &[usize]| -> Vec<i64> { heads.iter().zip(&lists).map(|(&h, list)| list[h]).collect() };
         let width = |heads: &[usize]| -> i64 {
             let places = at(heads);
             for a in 0..places.len() {
@@ -188,7 +201,8 @@ fn phrase(document: &Naive, field: FieldId, terms: &[(u32, Vec<u8>)], slop: u32)
         let lowest = (0..places.len()).min_by_key(|&i| (places[i], terms[i].0)).unwrap();
         let next = (0..places.len()).filter(|&i| i != lowest).map(|i| places[i]).min().unwrap();
         let mut best = i64::MAX;
-        while heads[lowest] < lists[lowest].len() && lists[lowest][heads[lowest]] <= next.max(places[lowest]) {
+        while heads[lowest] < lists[lowest].len() && lists[lowest][heads[lowest]] <= next.max(places[lowest])
+        {
             best = best.min(width(&heads));
             heads[lowest] += 1;
         }
@@ -235,8 +249,12 @@ fn answer(documents: &Documents, query: &Query, document: &Naive) -> Option<f64>
             document.terms(*field).iter().any(inside).then_some(1.0)
         }
         Query::Exists { field } => (!document.terms(*field).is_empty()).then_some(1.0),
-        Query::AnyOf { field, terms } => document.terms(*field).iter().any(|term| terms.contains(term)).then_some(1.0),
-        Query::Boost(query, boost) => answer(documents, query, document).map(|score| score * f64::from(*boost)),
+        Query::AnyOf { field, terms } => {
+            document.terms(*field).iter().any(|term| terms.contains(term)).then_some(1.0)
+        }
+        Query::Boost(query, boost) => {
+            answer(documents, query, document).map(|score| score * f64::from(*boost))
+        }
         Query::Bool { must, should, must_not } => {
             if must_not.iter().any(|query| answer(documents, query, document).is_some()) {
                 return None;
@@ -244,8 +262,10 @@ fn answer(documents: &Documents, query: &Query, document: &Naive) -> Option<f64>
             if must.is_empty() && should.is_empty() {
                 return Some(1.0);
             }
-            let needed: Option<Vec<f64>> = must.iter().map(|query| answer(documents, query, document)).collect();
-            let wanted: Vec<f64> = should.iter().filter_map(|query| answer(documents, query, document)).collect();
+            let needed: Option<Vec<f64>> =
+                must.iter().map(|query| answer(documents, query, document)).collect();
+            let wanted: Vec<f64> =
+                should.iter().filter_map(|query| answer(documents, query, document)).collect();
             let needed = needed?;
             (!must.is_empty() || !wanted.is_empty()).then(|| needed.iter().chain(&wanted).sum())
         }
@@ -266,7 +286,8 @@ fn random_query(random: &mut Random, depth: u32) -> Query {
         3 => {
             let slop = if random.below(2) == 0 { 0 } else { random.below(5) as u32 };
             let count = 2 + random.below(2) as u32;
-            let terms = (0..count).map(|at| (at + at * random.below(2) as u32, random.word().into_bytes())).collect();
+            let terms =
+                (0..count).map(|at| (at + at * random.below(2) as u32, random.word().into_bytes())).collect();
             Query::Phrase { field: text(random), terms, slop }
         }
         4 => match random.below(3) {
@@ -276,7 +297,13 @@ fn random_query(random: &mut Random, depth: u32) -> Query {
         },
         5 => {
             let field = [BODY, TITLE, TAG, LABEL][random.below(4) as usize];
-            let start = if field == TAG { "t" } else if field == LABEL { "l" } else { "w" };
+            let start = if field == TAG {
+                "t"
+            } else if field == LABEL {
+                "l"
+            } else {
+                "w"
+            };
             Query::Prefix { field, prefix: format!("{start}{}", random.below(4)).into_bytes() }
         }
         6 => match random.below(3) {
@@ -305,10 +332,17 @@ fn random_query(random: &mut Random, depth: u32) -> Query {
             _ => Query::AnyOf { field: BODY, terms: (0..3).map(|_| random.word().into_bytes()).collect() },
         },
         9 => Query::Boost(Box::new(random_query(random, depth - 1)), 0.5 + random.below(4) as f32),
-        10 => if random.below(4) == 0 { Query::Nothing } else { Query::All },
+        10 => {
+            if random.below(4) == 0 {
+                Query::Nothing
+            } else {
+                Query::All
+            }
+        }
         _ => {
-            let mut some =
-                |most: u64| (0..random.below(most)).map(|_| random_query(random, depth - 1)).collect::<Vec<_>>();
+            let mut some = |most: u64| {
+                (0..random.below(most)).map(|_| random_query(random, depth - 1)).collect::<Vec<_>>()
+            };
             Query::Bool { must: some(4), should: some(4), must_not: some(2) }
         }
     }
@@ -402,8 +436,9 @@ impl World {
                 for _ in 0..random.below(12) {
                     let uid = random.below(self.next_uid + 1);
                     let gone = self.documents.remove(&uid);
-                    let lengths =
-                        gone.as_ref().map_or(Vec::new(), |naive| naive.analyzed(&self.schema).lengths().to_vec());
+                    let lengths = gone
+                        .as_ref()
+                        .map_or(Vec::new(), |naive| naive.analyzed(&self.schema).lengths().to_vec());
                     assert_eq!(self.index.delete(uid, &lengths), gone.is_some(), "delete of {uid}");
                 }
             }
@@ -479,9 +514,17 @@ fn play(seed: u64, steps: u32) {
             check(&view, &world.documents, &query, (random.below(5) as usize, random.below(40) as usize));
         }
         if step % 10 == 0 {
-            assert_eq!(view.digest().unwrap(), digest(&world.schema, &world.documents), "seed {seed} step {step}");
+            assert_eq!(
+                view.digest().unwrap(),
+                digest(&world.schema, &world.documents),
+                "seed {seed} step {step}"
+            );
             let reopened = world.reopened().view();
-            assert_eq!(reopened.digest().unwrap(), digest(&world.schema, &world.durable), "seed {seed} step {step}");
+            assert_eq!(
+                reopened.digest().unwrap(),
+                digest(&world.schema, &world.durable),
+                "seed {seed} step {step}"
+            );
             let query = random_query(&mut random, 3);
             check(&reopened, &world.durable, &query, (0, 20));
             if random.below(3) == 0 {

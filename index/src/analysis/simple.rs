@@ -77,8 +77,10 @@ mod tests {
     fn naive(text: &str) -> Vec<(u32, Vec<u8>)> {
         let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).enumerate();
         let kept = words.filter(|(_, word)| word.len() < 40);
-        kept.map(|(at, word)| (at as u32, word.chars().flat_map(char::to_lowercase).collect::<String>().into_bytes()))
-            .collect()
+        kept.map(|(at, word)| {
+            (at as u32, word.chars().flat_map(char::to_lowercase).collect::<String>().into_bytes())
+        })
+        .collect()
     }
 
     proptest! {
@@ -92,7 +94,8 @@ mod tests {
     #[test]
     fn long_words_keep_their_position() {
         let text = format!("a {} {} c", "x".repeat(39), "y".repeat(40));
-        let positions: Vec<u32> = analyze(Analyzer::Simple, &text).into_iter().map(|(position, _)| position).collect();
+        let positions: Vec<u32> =
+            analyze(Analyzer::Simple, &text).into_iter().map(|(position, _)| position).collect();
         assert_eq!(positions, [0, 1, 3]);
     }
 }

@@ -53,8 +53,9 @@ fn ascii_words(bytes: &[u8], found: &mut impl FnMut(&[u8])) {
                 let letters = matches!(byte, b':' | b'.' | b'\'')
                     && before.is_ascii_alphabetic()
                     && after.is_ascii_alphabetic();
-                let digits =
-                    matches!(byte, b',' | b';' | b'.' | b'\'') && before.is_ascii_digit() && after.is_ascii_digit();
+                let digits = matches!(byte, b',' | b';' | b'.' | b'\'')
+                    && before.is_ascii_digit()
+                    && after.is_ascii_digit();
                 if !letters && !digits {
                     break;
                 }
@@ -77,7 +78,9 @@ mod tests {
     fn naive(text: &str) -> Vec<(u32, Vec<u8>)> {
         let words = text.unicode_words().enumerate().filter(|(_, word)| word.len() <= 255);
         words
-            .map(|(at, word)| (at as u32, word.chars().flat_map(char::to_lowercase).collect::<String>().into_bytes()))
+            .map(|(at, word)| {
+                (at as u32, word.chars().flat_map(char::to_lowercase).collect::<String>().into_bytes())
+            })
             .collect()
     }
 

@@ -177,7 +177,8 @@ impl<'a, S: ByteSource> ListCursor<'a, S> {
     fn load(&mut self) -> Result<(), Error> {
         let start = if self.block == 0 { 0 } else { self.skip(self.block - 1, 1) };
         let data_len = self.list.len - self.skips.len() as u64;
-        let end = if self.blocks > 1 { self.skip(self.block, 1) } else { data_len.min(u64::from(u32::MAX)) as u32 };
+        let end =
+            if self.blocks > 1 { self.skip(self.block, 1) } else { data_len.min(u64::from(u32::MAX)) as u32 };
         let at = self.list.at + self.skips.len() as u64 + u64::from(start);
         if end < start || u64::from(end) > data_len {
             return Err(self.source.corrupt(at, "posting block out of its list"));
@@ -192,7 +193,8 @@ impl<'a, S: ByteSource> ListCursor<'a, S> {
             }
             Ok((head[0], &body[..doc_len], head[1], &body[doc_len..]))
         };
-        let (doc_width, doc_bytes, tf_width, tf_bytes) = read().map_err(|reason| self.source.corrupt(at, reason))?;
+        let (doc_width, doc_bytes, tf_width, tf_bytes) =
+            read().map_err(|reason| self.source.corrupt(at, reason))?;
         self.tf_width = tf_width;
         self.tf_bytes = tf_bytes;
         let docs = &mut self.docs[..self.count];

@@ -24,7 +24,12 @@ pub(crate) struct Builder<'v> {
 }
 
 impl<'v> Builder<'v> {
-    pub(crate) fn of(view: &'v View, weights: &'v Weights, number: usize, cancelled: &'v dyn Fn() -> bool) -> Self {
+    pub(crate) fn of(
+        view: &'v View,
+        weights: &'v Weights,
+        number: usize,
+        cancelled: &'v dyn Fn() -> bool,
+    ) -> Self {
         Builder { schema: &view.schema, weights, part: &view.slices[number].part, number, cancelled }
     }
 
@@ -50,7 +55,8 @@ impl<'v> Builder<'v> {
                 let all = |queries: &[Query], boost| -> Result<Vec<Node<'v>>, Error> {
                     queries.iter().map(|query| self.node(query, boost)).collect()
                 };
-                let (mut must, should, must_not) = (all(must, boost)?, all(should, boost)?, all(must_not, 1.0)?);
+                let (mut must, should, must_not) =
+                    (all(must, boost)?, all(should, boost)?, all(must_not, 1.0)?);
                 if must.is_empty() && should.is_empty() {
                     must.push(Node::Every { docs: self.part.docs(), score: boost });
                 }
@@ -64,7 +70,9 @@ impl<'v> Builder<'v> {
 
     fn scoring(&self, field: FieldId, idf: f64, boost: f32) -> Scoring {
         match (self.schema.norm_slot(field), self.weights.table(field)) {
-            (Some(slot), Some(table)) => Scoring::Bm25 { weight: (idf * f64::from(boost)) as f32, table, slot },
+            (Some(slot), Some(table)) => {
+                Scoring::Bm25 { weight: (idf * f64::from(boost)) as f32, table, slot }
+            }
             _ => Scoring::Constant(boost),
         }
     }
@@ -86,7 +94,13 @@ impl<'v> Builder<'v> {
         })))
     }
 
-    fn phrase(&self, field: FieldId, terms: &[(u32, Vec<u8>)], slop: u32, boost: f32) -> Result<Node<'v>, Error> {
+    fn phrase(
+        &self,
+        field: FieldId,
+        terms: &[(u32, Vec<u8>)],
+        slop: u32,
+        boost: f32,
+    ) -> Result<Node<'v>, Error> {
         match terms {
             [] => return Ok(Node::Empty),
             [(_, only)] => return self.term(field, only, boost),
@@ -249,6 +263,10 @@ impl Set {
     }
 
     fn node<'a>(self, score: f32) -> Node<'a> {
-        if self.bits.iter().all(|&bits| bits == 0) { Node::Empty } else { Node::Set { bits: self.bits, score } }
+        if self.bits.iter().all(|&bits| bits == 0) {
+            Node::Empty
+        } else {
+            Node::Set { bits: self.bits, score }
+        }
     }
 }

@@ -63,13 +63,27 @@ pub(crate) struct TermNode<'a> {
 pub(crate) enum Node<'a> {
     Empty,
     /// Every document.
-    Every { docs: u32, score: f32 },
+    Every {
+        docs: u32,
+        score: f32,
+    },
     /// Collected beforehand: a bit per document of the part.
-    Set { bits: Vec<u64>, score: f32 },
+    Set {
+        bits: Vec<u64>,
+        score: f32,
+    },
     /// Documents with a value in this range.
-    Column { column: ColumnRef<'a>, range: (u64, u64), score: f32 },
+    Column {
+        column: ColumnRef<'a>,
+        range: (u64, u64),
+        score: f32,
+    },
     /// Documents with a length in this field.
-    Length { part: &'a Part, slot: usize, score: f32 },
+    Length {
+        part: &'a Part,
+        slot: usize,
+        score: f32,
+    },
     Term(Box<TermNode<'a>>),
     Phrase(Box<Phrase<'a>>),
     Bool(Box<BoolNode<'a>>),
@@ -286,7 +300,8 @@ impl TermNode<'_> {
 /// The documents `start..start + count` of a block, and where they begin in it.
 #[inline]
 fn window_of(docs: &[u32], start: u32, count: u32) -> (&[u32], usize) {
-    let low = if docs.first().is_some_and(|&doc| doc >= start) { 0 } else { docs.partition_point(|&d| d < start) };
+    let low =
+        if docs.first().is_some_and(|&doc| doc >= start) { 0 } else { docs.partition_point(|&d| d < start) };
     let end = start.saturating_add(count);
     let high = match docs.last() {
         Some(&last) if last < end => docs.len(),

@@ -34,14 +34,29 @@ pub(crate) struct Phrase<'a> {
 }
 
 impl<'a> Phrase<'a> {
-    pub(crate) fn new(part: &'a Part, mut members: Vec<Member<'a>>, slop: u32, scoring: Scoring) -> Phrase<'a> {
+    pub(crate) fn new(
+        part: &'a Part,
+        mut members: Vec<Member<'a>>,
+        slop: u32,
+        scoring: Scoring,
+    ) -> Phrase<'a> {
         members.sort_by_key(|member| member.df);
         let mut terms: Vec<usize> = members.iter().map(|member| member.term).collect();
         terms.sort_unstable();
         let repeats = terms.windows(2).any(|pair| pair[0] == pair[1]);
         let count = members.len();
         let positions = vec![Vec::new(); count];
-        Phrase { part, members, slop, repeats, scoring, done: false, places: vec![0; count], starts: Vec::new(), positions }
+        Phrase {
+            part,
+            members,
+            slop,
+            repeats,
+            scoring,
+            done: false,
+            places: vec![0; count],
+            starts: Vec::new(),
+            positions,
+        }
     }
 
     pub(crate) fn cost(&self) -> u64 {
@@ -169,8 +184,11 @@ impl<'a> Phrase<'a> {
         let mut frequency = 0.0;
         loop {
             // The lowest member; of several at one place the first in the phrase.
-            let Some(lowest) = (0..count).min_by_key(|&at| (place(&now, at), order(at))) else { return Ok(0.0) };
-            let next = (0..count).filter(|&at| at != lowest).map(|at| place(&now, at)).min().unwrap_or(i64::MAX);
+            let Some(lowest) = (0..count).min_by_key(|&at| (place(&now, at), order(at))) else {
+                return Ok(0.0);
+            };
+            let next =
+                (0..count).filter(|&at| at != lowest).map(|at| place(&now, at)).min().unwrap_or(i64::MAX);
             let mut best = width(&now);
             let mut ended = true;
             while now[lowest] + 1 < self.positions[lowest].len() {

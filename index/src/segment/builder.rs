@@ -10,8 +10,8 @@ use crate::schema::{Analyzer, Kind, Schema};
 use crate::segment::columns::{encode, encode_words};
 use crate::segment::dictionary::DictionaryBuilder;
 use crate::segment::{
-    BLOCKS, CHUNK_BYTES, COL, DICT, HEADER_BYTES, KDICT, KEYS, MAGIC, MAGIC_END, NORM, POST, SegmentSummary, Section,
-    UID, VERSION, ZONES, chunk_crc,
+    BLOCKS, CHUNK_BYTES, COL, DICT, HEADER_BYTES, KDICT, KEYS, MAGIC, MAGIC_END, NORM, POST, Section,
+    SegmentSummary, UID, VERSION, ZONES, chunk_crc,
 };
 use crate::term::field_of;
 use std::io;

@@ -73,7 +73,9 @@ impl ColumnSections {
     pub(crate) fn zone(&self, segment: &Segment, base: u32) -> Result<Zone, Error> {
         let at = u64::from(base / ZONE) * ZONE_BYTES as u64;
         let mut reader = Reader::new(segment.read(self.zones, at, ZONE_BYTES)?);
-        let mut read = || Ok(Zone { offset: reader.u64()?, count: reader.u32()?, min: reader.u64()?, max: reader.u64()? });
+        let mut read = || {
+            Ok(Zone { offset: reader.u64()?, count: reader.u32()?, min: reader.u64()?, max: reader.u64()? })
+        };
         read().map_err(|reason| segment.corrupt(self.zones.offset + at, reason))
     }
 
@@ -92,11 +94,13 @@ impl ColumnSections {
         };
         let corrupt = |reason| segment.corrupt(self.values.offset + zone.offset, reason);
         let len = next.checked_sub(zone.offset).and_then(|len| usize::try_from(len).ok());
-        let bytes = segment.read(self.values, zone.offset, len.ok_or_else(|| corrupt("zones out of order"))?)?;
+        let bytes =
+            segment.read(self.values, zone.offset, len.ok_or_else(|| corrupt("zones out of order"))?)?;
         let mut reader = Reader::new(bytes);
         let count = zone.count as usize;
         let mode = reader.u8().map_err(corrupt)?;
-        let owners = if mode == 0 { &[][..] } else { reader.bytes(count.saturating_mul(2)).map_err(corrupt)? };
+        let owners =
+            if mode == 0 { &[][..] } else { reader.bytes(count.saturating_mul(2)).map_err(corrupt)? };
         let values = BitArray::read(&mut reader).map_err(corrupt)?;
         if mode > 1 || values.len() != count || (mode == 0 && count > ZONE as usize) {
             return Err(corrupt("column block out of shape"));

@@ -55,8 +55,8 @@ impl DictionaryBuilder {
     fn key(&mut self, key: &[u8], list_at: u64) -> Result<(), Error> {
         let shared = if self.count.is_multiple_of(TERMS_PER_BLOCK as u64) {
             self.first_keys.extend_from_slice(key);
-            let end =
-                u32::try_from(self.first_keys.len()).map_err(|_| Error::TooLarge { what: "dictionary index" })?;
+            let end = u32::try_from(self.first_keys.len())
+                .map_err(|_| Error::TooLarge { what: "dictionary index" })?;
             self.entries.extend_from_slice(&end.to_le_bytes());
             self.entries.extend_from_slice(&(self.dict.len() as u64).to_le_bytes());
             put_varint(&mut self.dict, list_at);
@@ -91,7 +91,14 @@ impl DictionaryBuilder {
     }
 
     /// A term with a list, which begins at `list_at`.
-    pub(crate) fn list(&mut self, key: &[u8], list_at: u64, df: u32, len: u64, positions: u64) -> Result<(), Error> {
+    pub(crate) fn list(
+        &mut self,
+        key: &[u8],
+        list_at: u64,
+        df: u32,
+        len: u64,
+        positions: u64,
+    ) -> Result<(), Error> {
         self.key(key, list_at)?;
         put_varint(&mut self.dict, u64::from(df) << 1);
         put_varint(&mut self.dict, len);
@@ -122,7 +129,8 @@ impl Dictionary {
     fn entry(&self, segment: &Segment, block: u64) -> Result<(u32, u64), Error> {
         let bytes = segment.read(self.blocks, block * ENTRY_BYTES, ENTRY_BYTES as usize)?;
         let (end, offset) = bytes.split_at(4);
-        let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
+        let number =
+            |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
         Ok((number(end) as u32, number(offset)))
     }
 
@@ -221,7 +229,8 @@ impl<'a> Terms<'a> {
     }
 
     fn corrupt(&self, reason: &'static str) -> Error {
-        self.segment.corrupt(self.dictionary.dict.offset + self.block_at + self.reader.position() as u64, reason)
+        self.segment
+            .corrupt(self.dictionary.dict.offset + self.block_at + self.reader.position() as u64, reason)
     }
 
     /// To the next term; false at the end.
@@ -295,8 +304,7 @@ impl<'a> Terms<'a> {
             let mut reader = self.reader.from(deltas);
             let mut position = 0_u32;
             for _ in 0..tf {
-                position =
-                    position.wrapping_add(reader.varint_u32().map_err(|reason| self.corrupt(reason))?);
+                position = position.wrapping_add(reader.varint_u32().map_err(|reason| self.corrupt(reason))?);
                 positions.push(position);
             }
         }

@@ -7,8 +7,8 @@ use crate::schema::{Analyzer, Field, FieldId, Kind, Schema};
 use crate::segment::columns::{ColumnSections, ZONE_BYTES};
 use crate::segment::dictionary::{self, Dictionary};
 use crate::segment::{
-    CHUNK_BYTES, COL, HEADER_BYTES, KDICT, KEYS, MAGIC, MAGIC_END, NORM, POST, Section, TRAILER_BYTES, UID, VERSION,
-    ZONES, chunk_crc,
+    CHUNK_BYTES, COL, HEADER_BYTES, KDICT, KEYS, MAGIC, MAGIC_END, NORM, POST, Section, TRAILER_BYTES, UID,
+    VERSION, ZONES, chunk_crc,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -57,7 +57,9 @@ impl Segment {
         let all = (*bytes).as_ref();
         let corrupt = |offset: u64, reason| Error::Corrupt { file: name.clone(), offset, reason };
         let (header, trailer) = match (all.get(..HEADER_BYTES), all.split_last_chunk::<TRAILER_BYTES>()) {
-            (Some(header), Some((_, trailer))) if all.len() >= HEADER_BYTES + TRAILER_BYTES => (header, trailer),
+            (Some(header), Some((_, trailer))) if all.len() >= HEADER_BYTES + TRAILER_BYTES => {
+                (header, trailer)
+            }
             _ => return Err(corrupt(0, "file too short")),
         };
         if header[..4] != MAGIC || crc32fast::hash(&header[..8]).to_le_bytes() != header[8..12] {
@@ -69,7 +71,8 @@ impl Segment {
         }
         let trailer_at = all.len() - TRAILER_BYTES;
         let mut reader = Reader::new(trailer);
-        let mut numbers = || -> Decoded<(u64, u64, u32)> { Ok((reader.u64()?, reader.u64()?, reader.u32()?)) };
+        let mut numbers =
+            || -> Decoded<(u64, u64, u32)> { Ok((reader.u64()?, reader.u64()?, reader.u32()?)) };
         let (body_len, len, crc) = numbers().map_err(|reason| corrupt(trailer_at as u64, reason))?;
         if trailer[20..] != MAGIC_END || body_len.checked_add(len) != Some(trailer_at as u64) {
             return Err(corrupt(trailer_at as u64, "trailer damaged"));
@@ -225,7 +228,8 @@ fn assemble(
     footer: Footer,
 ) -> Option<Segment> {
     let schema = Schema::new(footer.fields).ok()?;
-    let inside = |section: &Section| section.offset.checked_add(section.len).is_some_and(|end| end <= body_len);
+    let inside =
+        |section: &Section| section.offset.checked_add(section.len).is_some_and(|end| end <= body_len);
     let sections = footer.sections;
     let of = |id: u8, field: u16| {
         let found = sections.iter().find(|section| (section.0, section.1) == (id, field));
