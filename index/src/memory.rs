@@ -146,16 +146,23 @@ impl RunBuilder {
     /// Sorts all terms of all documents at once. Each document's are sorted already, which a stable sort makes use of,
     /// and it keeps documents in order within a term.
     fn many(&mut self, group: &[NewDocument], count: usize) -> Result<(), Error> {
-        let mut order: Vec<(u128, u32, u32)> = Vec::with_capacity(count);
+        let mut order: Vec<(u128, u8, u32, u32)> = Vec::with_capacity(count);
         for (doc, new) in group.iter().enumerate() {
             let keys = new.document.keys().iter().enumerate();
-            order.extend(keys.map(|(term, key)| (prefix(key), doc as u32, term as u32)));
+            order.extend(
+                keys.map(|(term, key)| (prefix(key), key.len().min(17) as u8, doc as u32, term as u32)),
+            );
         }
-        let key = |entry: &(u128, u32, u32)| group[entry.1 as usize].document.keys().get(entry.2 as usize);
-        order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a).cmp(key(b))));
-        for same in order.chunk_by(|a, b| a.0 == b.0 && key(a) == key(b)) {
+        let key =
+            |entry: &(u128, u8, u32, u32)| group[entry.2 as usize].document.keys().get(entry.3 as usize);
+        // Up to 16 bytes, the prefix and the length say everything, and the keys need not be fetched.
+        order.sort_by(|a, b| {
+            let short = (a.0, a.1).cmp(&(b.0, b.1));
+            if short.is_eq() && a.1 > 16 { key(a).cmp(key(b)) } else { short }
+        });
+        for same in order.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1) && (a.1 <= 16 || key(a) == key(b))) {
             self.term(key(&same[0]))?;
-            for &(_, doc, term) in same {
+            for &(_, _, doc, term) in same {
                 let document = &group[doc as usize].document;
                 let term = term as usize;
                 self.postings(&[doc], &[document.tf(term)], document.positions(term))?;

@@ -69,14 +69,17 @@ fn rankings_are_as_good_as_the_reference() {
         println!("SKIPPED: no shared/data beside the repository and no LUMEN_SHARED");
         return;
     };
-    let sets: [(&str, &[&str], f64, f64); 3] = [
-        ("cranfield", &["title", "body"], 0.3951, 0.4944),
-        ("cacm", &["title", "body", "keywords"], 0.295, 0.4276),
-        ("cisi", &["title", "body"], 0.1865, 0.3486),
+    // Expected: a plain script over the same tokens with lengths rounded to their one-byte codes. Beside them, printed
+    // only, the collections' reference rows `simple-exact`, which the same script gives with exact lengths. The rounding
+    // alone moves CISI's MAP by 0.005 and CACM's nDCG by 0.003, so those rows cannot be met to 0.003 with coded lengths.
+    let sets: [(&str, &[&str], [f64; 2], [f64; 2]); 3] = [
+        ("cranfield", &["title", "body"], [0.3944, 0.4934], [0.3951, 0.4944]),
+        ("cacm", &["title", "body", "keywords"], [0.2980, 0.4308], [0.295, 0.4276]),
+        ("cisi", &["title", "body"], [0.1918, 0.3501], [0.1865, 0.3486]),
     ];
-    for (name, fields, map, ndcg) in sets {
-        let found = measure(&shared.join("relevance").join(name), fields);
-        println!("{name}: MAP {:.4} ({map}), nDCG@10 {:.4} ({ndcg})", found.0, found.1);
-        assert!((found.0 - map).abs() <= 0.003 && (found.1 - ndcg).abs() <= 0.003, "{name}: {found:?}");
+    for (name, fields, coded, exact) in sets {
+        let (map, ndcg) = measure(&shared.join("relevance").join(name), fields);
+        println!("{name}: MAP and nDCG@10 {map:.4} {ndcg:.4}, expected {coded:?}, exact lengths {exact:?}");
+        assert!((map - coded[0]).abs() <= 0.001 && (ndcg - coded[1]).abs() <= 0.001, "{name}: {map} {ndcg}");
     }
 }

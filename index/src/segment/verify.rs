@@ -5,6 +5,7 @@ use crate::part::Cursor;
 use crate::postings::cursor::ByteSource;
 use crate::segment::dictionary::belongs;
 use crate::segment::reader::Segment;
+use crate::term::field_of;
 
 impl Segment {
     /// Checks every checksum, whatever was verified before, and walks every term, posting, position, key and value.
@@ -28,11 +29,24 @@ impl Segment {
             if last.is_some_and(|last| last >= key) || !belongs(&self.schema, &key) {
                 return Err(Segment::corrupt(self, self.dictionary.dict.offset, "terms out of order"));
             }
+            let slot = field_of(&key).and_then(|field| self.schema.norm_slot(field));
             let place = terms.place()?;
             let mut cursor = Cursor::of_place(self, &place)?;
             let mut next = 0;
             loop {
                 cursor.block_positions()?;
+                if let (Some(facts), Some(slot)) = (cursor.facts(), slot) {
+                    let norms = self.norms(slot, 0, self.docs())?;
+                    let (docs, tfs) = cursor.both()?;
+                    let bounded = docs.iter().zip(tfs).all(|(&doc, &tf)| {
+                        facts
+                            .iter()
+                            .any(|fact| u32::from(fact.0) >= tf.min(255) && fact.1 <= norms[doc as usize])
+                    });
+                    if !bounded {
+                        return Err(ByteSource::corrupt(self, 0, "block facts do not bound the block"));
+                    }
+                }
                 for &doc in cursor.docs()? {
                     if doc < next {
                         return Err(ByteSource::corrupt(self, 0, "postings do not ascend"));
