@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -20,12 +20,12 @@ impl Random {
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A rank below `bound` with the frequencies of words (Zipf, exponent 1): low ranks are common.
     pub fn zipf(&mut self, bound: u64) -> u64 {
-        let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        let unit = (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
         (((bound as f64).powf(unit)) as u64 - 1).min(bound - 1)
     }
 }
@@ -42,7 +42,7 @@ pub fn key(n: u64) -> [u8; 16] {
 pub fn value(random: &mut Random, len: usize) -> Vec<u8> {
     let mut value = vec![b'v'; len];
     for chunk in value[..len / 2].chunks_mut(8) {
-        let bytes = random.next().to_le_bytes();
+        let bytes = random.bits().to_le_bytes();
         chunk.copy_from_slice(&bytes[..chunk.len()]);
     }
     value

@@ -324,10 +324,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// What bounds the block's scores, when it is known.
-    #[expect(
-        dead_code,
-        reason = "searches that skip blocks by their bound come next; the facts are in the format already"
-    )]
     pub(crate) fn facts(&self) -> Option<Facts> {
         match self {
             Cursor::Run(_) => None,
