@@ -57,10 +57,10 @@ impl TopK {
     }
 
     /// Takes a hit whose score is not below the threshold, if its key lets it in.
-    pub(crate) fn offer<'k>(
+    pub(crate) fn offer(
         &mut self,
         score: f32,
-        key: &'k [u8],
+        key: &[u8],
         uid: impl FnOnce() -> Result<u64, Error>,
     ) -> Result<(), Error> {
         if self.count == 0 {
