@@ -281,6 +281,9 @@ fn merge_terms(
     Ok(())
 }
 
+/// Takes documents, frequencies and positions.
+type PutPostings<'p> = dyn FnMut(&[u32], &[u32], &[u32]) -> Result<(), Error> + 'p;
+
 /// Copies posting lists, renumbered.
 #[derive(Default)]
 struct Copy {
@@ -295,7 +298,7 @@ impl Copy {
         part: &Part,
         terms: &Terms<'_>,
         numbers: &Renumbered,
-        put: &mut dyn FnMut(&[u32], &[u32], &[u32]) -> Result<(), Error>,
+        put: &mut PutPostings<'_>,
     ) -> Result<(), Error> {
         if let (Terms::Run { run, next }, None) = (terms, &numbers.map) {
             let list = run.list(*next - 1);

@@ -14,6 +14,9 @@ use std::ops::Bound;
 /// Terms between two questions whether to stop.
 const CANCEL_TERMS: u32 = 256;
 
+/// A column and the first and last value wanted of it.
+type ColumnRange<'v> = (ColumnRef<'v>, (u64, u64));
+
 pub(crate) struct Builder<'v> {
     pub(crate) schema: &'v Schema,
     pub(crate) weights: &'v Weights,
@@ -205,7 +208,7 @@ impl<'v> Builder<'v> {
         field: FieldId,
         lower: &Bound<Vec<u8>>,
         upper: &Bound<Vec<u8>>,
-    ) -> Result<Option<(ColumnRef<'v>, (u64, u64))>, Error> {
+    ) -> Result<Option<ColumnRange<'v>>, Error> {
         let fast = self.schema.field(field).filter(|about| about.fast);
         let Some((about, column)) = fast.zip(self.part.column(field)) else { return Ok(None) };
         // The first value not below a term, as an ordinal or a number; u128 so that "past the last" has a place.
