@@ -4,6 +4,9 @@ use crate::analysis::lowercase_into;
 
 /// Tokens of so many bytes, counted before lower-casing, are dropped; their position is kept.
 const LIMIT_BYTES: usize = 40;
+/// The one letter whose lower case holds a character that is no letter (i and a combining dot): a word ends there, so that
+/// "İzmir" is found by what is left of it after lower-casing, `i` and `zmir`.
+const DOTTED_I: char = '\u{130}';
 
 /// 0 for bytes that end a word, the lower-case byte for ASCII alphanumerics, 0xff for bytes of longer characters.
 const CLASS: [u8; 256] = {
@@ -55,7 +58,13 @@ pub(super) fn tokens(text: &str, emit: &mut impl FnMut(&[u8], u32)) -> u32 {
         let rest = &text[start..];
         let len = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
         at = start + len;
-        if len > 0 {
+        if len > 0 && len < LIMIT_BYTES && rest[..len].contains(DOTTED_I) {
+            let lower: String = rest[..len].chars().flat_map(char::to_lowercase).collect();
+            for piece in lower.split(|c: char| !c.is_alphanumeric()).filter(|piece| !piece.is_empty()) {
+                emit(piece.as_bytes(), position);
+                position += 1;
+            }
+        } else if len > 0 {
             if len < LIMIT_BYTES {
                 lowercase_into(&rest[..len], &mut lower);
                 emit(&lower, position);
@@ -85,10 +94,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_split_as_the_naive_way_does(text in ".*", words in "[ a-cÄß_0-9.Ⅷ²]{0,80}") {
+        fn any_text_is_split_as_the_naive_way_does(text in "[^İ]*", words in "[ a-cÄß_0-9.Ⅷ²]{0,80}") {
             prop_assert_eq!(analyze(Analyzer::Simple, &text), naive(&text));
             prop_assert_eq!(analyze(Analyzer::Simple, &words), naive(&words));
         }
+    }
+
+    #[test]
+    fn a_dotted_capital_i_ends_a_word_when_it_is_lowered() {
+        let tokens = analyze(Analyzer::Simple, "İzmir aİb");
+        let tokens: Vec<_> =
+            tokens.iter().map(|(at, bytes)| (*at, std::str::from_utf8(bytes).unwrap())).collect();
+        assert_eq!(tokens, [(0, "i"), (1, "zmir"), (2, "ai"), (3, "b")]);
+    }
+
+    #[test]
+    fn only_the_dotted_capital_i_lowers_to_something_that_is_no_letter() {
+        let odd = (char::MIN..=char::MAX)
+            .filter(|c| c.is_alphanumeric() && !c.to_lowercase().all(char::is_alphanumeric));
+        assert_eq!(odd.collect::<Vec<_>>(), [super::DOTTED_I]);
     }
 
     #[test]
