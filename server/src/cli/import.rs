@@ -24,8 +24,9 @@ use super::progress::Progress;
 use super::send::{Sent, send};
 use crate::error::{Failure, Kind, exit};
 
-/// Requests under way.
-const REQUESTS_IN_FLIGHT: usize = 2;
+/// Requests under way. One, so that of two lines with the same id the later one wins; the next is read and cut meanwhile,
+/// and the server keeps several batches of one request in flight by itself.
+const REQUESTS_IN_FLIGHT: usize = 1;
 
 /// `lumen import`
 #[derive(Args)]
