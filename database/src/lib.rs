@@ -27,7 +27,7 @@
 //!
 //! # The map, in reading order
 //!
-//! [`write`] is what goes in, [`mapping`] and `fields` check it, `journal` makes it durable in groups, `apply` turns it
+//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check it, `journal` makes it durable in groups, `apply` turns it
 //! into engine records (drawn in `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it,
 //! `indexing` keeps the indexes on disk in step with the tables. [`check`](mod@check) and [`inspect`](mod@inspect) look at
 //! files.

@@ -20,7 +20,7 @@
 //! file system a journal commit per sync (design, engine.md B3: 117 µs against 183 µs on a growing file). The random tag
 //! keeps records of an earlier life from being taken for new ones.
 //!
-//! Invariants that recovery ([`reader`]) builds on:
+//! Invariants that recovery (`reader.rs`) builds on:
 //! 1. A segment's header is durable before its name is, so a named segment without a valid header is damage.
 //! 2. All records of a segment are durable before the next segment is made, and the next header says where they end.
 //! 3. `synced` in any valid record proves the bytes before it durable: invalid bytes there are damage, not a torn tail.

@@ -1,6 +1,6 @@
 //! Files as the engine sees them: named, written at positions, synced one by one, and nothing else.
 //!
-//! Two implementations: [`disk`](crate::vfs::disk) is the real one; [`memory`](crate::vfs::memory) forgets whatever was
+//! Two implementations: [`disk`] is the real one; [`memory`] forgets whatever was
 //! not synced when the power is cut, and fails on request. Everything the engine keeps goes through this trait, so that
 //! one set of power-cut tests covers all of it.
 //!
