@@ -37,15 +37,6 @@ impl<'a> Reader<'a> {
         Reader { bytes, at: 0 }
     }
 
-    pub(crate) fn position(&self) -> usize {
-        self.at
-    }
-
-    /// The same bytes, read again from `at`.
-    pub(crate) fn from(&self, at: usize) -> Reader<'a> {
-        Reader { bytes: self.bytes, at }
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.at == self.bytes.len()
     }

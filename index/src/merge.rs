@@ -266,12 +266,17 @@ fn merge_terms(
             if heap.walks[walk].key() != key {
                 break;
             }
-            copy.list(&inputs[walk].part, &heap.walks[walk], &numbers[walk], &mut |docs, tfs, positions| {
-                if !std::mem::replace(&mut started, true) {
-                    sink.term(&key)?;
-                }
-                sink.postings(docs, tfs, positions)
-            })?;
+            copy.list(
+                &inputs[walk].part,
+                &mut heap.walks[walk],
+                &numbers[walk],
+                &mut |docs, tfs, positions| {
+                    if !std::mem::replace(&mut started, true) {
+                        sink.term(&key)?;
+                    }
+                    sink.postings(docs, tfs, positions)
+                },
+            )?;
             heap.advance()?;
         }
         if started {
@@ -296,11 +301,11 @@ impl Copy {
     fn list(
         &mut self,
         part: &Part,
-        terms: &Terms<'_>,
+        terms: &mut Terms<'_>,
         numbers: &Renumbered,
         put: &mut PutPostings<'_>,
     ) -> Result<(), Error> {
-        if let (Terms::Run { run, next }, None) = (terms, &numbers.map) {
+        if let (Terms::Run { run, next }, None) = (&*terms, &numbers.map) {
             let list = run.list(*next - 1);
             self.docs.clear();
             self.docs.extend(list.docs.iter().map(|doc| doc + numbers.base));

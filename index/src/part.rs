@@ -5,10 +5,10 @@ use crate::columns::{Column, ZONE};
 use crate::error::Error;
 use crate::memory::{List, Run};
 use crate::postings::Facts;
-use crate::postings::cursor::ListCursor;
+use crate::postings::cursor::{ListBytes, ListCursor, read_single};
 use crate::schema::{FieldId, Schema};
 use crate::segment::columns::ColumnSections;
-use crate::segment::dictionary::{Place, Terms as SegmentTerms};
+use crate::segment::dictionary::Terms as SegmentTerms;
 use crate::segment::reader::Segment;
 use std::sync::Arc;
 
@@ -20,17 +20,17 @@ pub(crate) enum Part {
 }
 
 /// Where a term's postings are in a part.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Term {
     Run { term: usize, df: u32 },
-    Segment(Place),
+    Segment(ListBytes),
 }
 
 impl Term {
     pub(crate) fn df(&self) -> u32 {
         match self {
             Term::Run { df, .. } => *df,
-            Term::Segment(place) => place.df(),
+            Term::Segment(list) => list.df,
         }
     }
 }
@@ -108,7 +108,7 @@ impl Part {
     pub(crate) fn cursor<'a>(&'a self, term: &Term) -> Result<Cursor<'a>, Error> {
         match (self, term) {
             (Part::Run(run), Term::Run { term, .. }) => Ok(Cursor::Run(RunCursor::new(run.list(*term)))),
-            (Part::Segment(segment), Term::Segment(place)) => Cursor::of_place(segment, place),
+            (Part::Segment(segment), Term::Segment(list)) => Cursor::of_list(segment, *list),
             _ => unreachable!("a term is looked up in the part it is read from"),
         }
     }
@@ -162,7 +162,7 @@ impl Terms<'_> {
         }
     }
 
-    pub(crate) fn term(&self) -> Result<Term, Error> {
+    pub(crate) fn term(&mut self) -> Result<Term, Error> {
         match self {
             Terms::Run { run, next } => Ok(Term::Run { term: *next - 1, df: run.df(*next - 1) }),
             Terms::Segment(terms) => terms.place().map(Term::Segment),
@@ -205,17 +205,14 @@ pub(crate) enum Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn of_place(segment: &'a Segment, place: &Place) -> Result<Cursor<'a>, Error> {
-        match place {
-            Place::List(list) => {
-                Ok(Cursor::Segment(Box::new(ListCursor::open(segment, *list, segment.docs())?)))
-            }
-            Place::Inline { doc, tf, positions } => {
-                let mut cursor = RunCursor::new(List { docs: &[], tfs: &[], positions: &[] });
-                cursor.inline = Some((*doc, *tf, positions.clone()));
-                Ok(Cursor::Run(cursor))
-            }
+    pub(crate) fn of_list(segment: &'a Segment, list: ListBytes) -> Result<Cursor<'a>, Error> {
+        if list.df > 1 {
+            return Ok(Cursor::Segment(Box::new(ListCursor::open(segment, list, segment.docs())?)));
         }
+        let single = read_single(segment, list, segment.docs())?;
+        let mut cursor = RunCursor::new(List { docs: &[], tfs: &[], positions: &[] });
+        cursor.inline = Some(single);
+        Ok(Cursor::Run(cursor))
     }
 
     /// To the next block; false at the end.

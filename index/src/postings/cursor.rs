@@ -1,6 +1,6 @@
 //! Reads one posting list forward, block by block, decoding only what is asked for.
 
-use crate::coding::{BLOCK, Decoded, packed_len, unpack_u32};
+use crate::coding::{BLOCK, Decoded, Reader, packed_len, unpack_u32};
 use crate::error::Error;
 use crate::postings::{Facts, SKIP_BYTES};
 use bitpacking::{BitPacker, BitPacker4x};
@@ -295,4 +295,30 @@ impl<'a, S: ByteSource> ListCursor<'a, S> {
         self.positions_ready = true;
         Ok(())
     }
+}
+
+/// Reads the posting of a term of one document: document, frequency, positions.
+pub(crate) fn read_single(
+    source: &impl ByteSource,
+    list: ListBytes,
+    limit: u32,
+) -> Result<(u32, u32, Vec<u32>), Error> {
+    let bytes = source.bytes(list.at, list.len as usize)?;
+    let read = || -> Decoded<(u32, u32, Vec<u32>)> {
+        let mut reader = Reader::new(bytes);
+        let (doc, tf) = (reader.varint_u32()?, reader.varint_u32()?);
+        let count = if list.positional { tf as usize } else { 0 };
+        // A position takes a byte at least, so this bounds what is allocated by what is there.
+        if doc >= limit || tf == 0 || count > bytes.len() {
+            return Err("single posting out of shape");
+        }
+        let mut positions = Vec::with_capacity(count);
+        let mut position = 0_u32;
+        for _ in 0..count {
+            position = position.wrapping_add(reader.varint_u32()?);
+            positions.push(position);
+        }
+        if reader.is_empty() { Ok((doc, tf, positions)) } else { Err("single posting: bytes left over") }
+    };
+    read().map_err(|reason| source.corrupt(list.at, reason))
 }

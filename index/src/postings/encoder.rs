@@ -1,16 +1,8 @@
 //! Writes one posting list; see the drawing in `postings/mod.rs`.
 
-use crate::coding::{BLOCK, pack_u32, packed_len, width_of};
+use crate::coding::{BLOCK, pack_u32, packed_len, put_varint, width_of};
 use crate::postings::{Facts, SKIP_BYTES};
 use bitpacking::{BitPacker, BitPacker4x};
-
-/// Lengths of what [`ListEncoder::finish`] appended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Encoded {
-    pub(crate) df: u32,
-    pub(crate) list_len: usize,
-    pub(crate) positions_len: usize,
-}
 
 /// Gathers the postings of one term, block by block. Reused from term to term.
 #[derive(Default)]
@@ -30,12 +22,7 @@ impl ListEncoder {
         self.df
     }
 
-    /// The postings, when they are few enough to be still here.
-    pub(crate) fn first(&self) -> (u32, u32, &[u32]) {
-        (self.docs[0], self.tfs[0], &self.deltas)
-    }
-
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.docs.clear();
         self.tfs.clear();
         self.deltas.clear();
@@ -61,21 +48,27 @@ impl ListEncoder {
         }
     }
 
-    /// Appends the list and its positions to `out`.
-    pub(crate) fn finish(&mut self, norm: &dyn Fn(u32) -> u8, out: &mut Vec<u8>) -> Encoded {
+    /// Appends the list and its positions to `out`; answers how many bytes the positions take.
+    pub(crate) fn finish(&mut self, norm: &dyn Fn(u32) -> u8, out: &mut Vec<u8>) -> usize {
         if !self.docs.is_empty() {
             self.block(norm);
         }
-        let start = out.len();
         if self.skips.len() > SKIP_BYTES {
             out.extend_from_slice(&self.skips);
         }
         out.extend_from_slice(&self.blocks);
-        let list_len = out.len() - start;
         out.extend_from_slice(&self.positions);
-        let encoded = Encoded { df: self.df, list_len, positions_len: self.positions.len() };
+        let positions_len = self.positions.len();
         self.clear();
-        encoded
+        positions_len
+    }
+
+    /// Appends the only posting.
+    pub(crate) fn finish_single(&mut self, out: &mut Vec<u8>) {
+        put_varint(out, u64::from(self.docs[0]));
+        put_varint(out, u64::from(self.tfs[0]));
+        self.deltas.iter().for_each(|&delta| put_varint(out, u64::from(delta)));
+        self.clear();
     }
 
     fn block(&mut self, norm: &dyn Fn(u32) -> u8) {

@@ -8,16 +8,13 @@ use crate::merge::Sink;
 use crate::postings::encoder::ListEncoder;
 use crate::schema::{Analyzer, Kind, Schema};
 use crate::segment::columns::{encode, encode_words};
-use crate::segment::dictionary::DictionaryBuilder;
+use crate::segment::dictionary::{DictionaryBuilder, TermFacts};
 use crate::segment::{
-    BLOCKS, CHUNK_BYTES, COL, DICT, HEADER_BYTES, KDICT, KEYS, MAGIC, MAGIC_END, NORM, POST, Section,
-    SegmentSummary, UID, VERSION, ZONES, chunk_crc,
+    CHUNK_BYTES, COL, DICT, HEADER_BYTES, KDICT, KEYS, MAGIC, MAGIC_END, NORM, PLACES, POST, Section,
+    SegmentSummary, TERMS, UID, VERSION, ZONES, chunk_crc,
 };
 use crate::term::field_of;
 use std::io;
-
-/// A posting of a term with one document goes into the dictionary when it has no more occurrences than this.
-const INLINE_TF_MAX: u32 = 8;
 
 /// Counts and checksums what passes through.
 struct Output<'a> {
@@ -82,7 +79,7 @@ impl<'a> SegmentBuilder<'a> {
             documents,
             output,
             sections: Vec::new(),
-            dictionary: DictionaryBuilder::default(),
+            dictionary: DictionaryBuilder::new(),
             encoder: ListEncoder::default(),
             buffer: Vec::new(),
             key: Vec::new(),
@@ -101,10 +98,10 @@ impl<'a> SegmentBuilder<'a> {
         let docs = self.documents.uids.len() as u32;
         let terms = self.dictionary.count;
         self.sections.push((POST, 0, Section { offset: HEADER_BYTES as u64, len: self.list_at }));
-        let mut dictionary = std::mem::take(&mut self.dictionary);
-        let dict = std::mem::take(&mut dictionary.dict);
-        self.section(DICT, 0, &dict)?;
-        self.section(BLOCKS, 0, &dictionary.blocks())?;
+        let dictionary = std::mem::replace(&mut self.dictionary, DictionaryBuilder::new()).finish();
+        self.section(DICT, 0, &dictionary.dict)?;
+        self.section(TERMS, 0, &dictionary.terms)?;
+        self.section(PLACES, 0, &dictionary.places)?;
         for (slot, norms) in std::mem::take(&mut self.documents.norms).iter().enumerate() {
             self.section(NORM, slot as u16, norms)?;
         }
@@ -180,22 +177,23 @@ impl Sink for SegmentBuilder<'_> {
     }
 
     fn end_term(&mut self) -> Result<(), Error> {
-        if self.encoder.df() == 1 && self.encoder.first().1 <= INLINE_TF_MAX {
-            self.dictionary.inline(&self.key, self.list_at, self.encoder.first())?;
-            self.encoder.clear();
-            return Ok(());
-        }
-        let norms: &[u8] = self.slot.map_or(&[], |slot| &self.documents.norms[slot]);
-        let norm = |doc: u32| norms.get(doc as usize).copied().unwrap_or(0);
         self.buffer.clear();
-        let encoded = self.encoder.finish(&norm, &mut self.buffer);
-        if self.buffer.len() > u32::MAX as usize {
+        let df = self.encoder.df();
+        let positions_len = if df == 1 {
+            self.encoder.finish_single(&mut self.buffer);
+            0
+        } else {
+            let norms: &[u8] = self.slot.map_or(&[], |slot| &self.documents.norms[slot]);
+            let norm = |doc: u32| norms.get(doc as usize).copied().unwrap_or(0);
+            self.encoder.finish(&norm, &mut self.buffer) as u64
+        };
+        let len = self.buffer.len() as u64;
+        if len > u64::from(u32::MAX) {
             return Err(Error::TooLarge { what: "posting list" });
         }
-        let (len, positions) = (encoded.list_len as u64, encoded.positions_len as u64);
-        self.dictionary.list(&self.key, self.list_at, encoded.df, len, positions)?;
+        self.dictionary.add(&self.key, TermFacts { df, len, positions_len });
         self.output.write(&self.buffer)?;
-        self.list_at += len + positions;
+        self.list_at += len;
         Ok(())
     }
 }

@@ -1,323 +1,305 @@
-//! The dictionary of a segment: all terms in order, in blocks of 32, with what is known about each.
+//! The dictionary of a segment: a finite state transducer from term to ordinal, and what is known about each ordinal.
 //!
 //! ```text
-//! DICT     block*
-//! block    │ list_base: varint │ entry × 1..=32 │
-//! entry    │ shared: varint │ rest_len: varint │ rest │ df << 1 | inline: varint │ then
-//!   inline │ doc: varint │ tf: varint │ position delta: varint × tf, when the field has positions │
-//!   list   │ list_len: varint │ positions_len: varint │
-//! BLOCKS   │ (key_end: u32, block_offset: u64) × blocks │ first keys │
+//! DICT     an `fst::Map`: key → number of the term, counted from 0 in order
+//! TERMS    block of up to 64 terms *
+//! block    │ postings_base: u64 │ df: bit array │ end of the postings, from the base: bit array │ positions_len: bit array │
+//! PLACES   block_offset: u64 per block of TERMS
 //! ```
-//! `shared` counts from the key before, 0 at a block's start. A list begins where the one before it ends, the first of a
-//! block at `list_base`. Front-coded blocks rather than an automaton: they are written as a stream, verified chunk by
-//! chunk as they are touched, and decoding them cannot panic; a lookup is a bisection and one scan of a block.
+//! A term's postings begin where those of the term before it end, the first of a block at the block's base; of them, the
+//! last `positions_len` bytes are positions. Bit arrays are fetched from in place, so a lookup is one walk through the
+//! transducer and five loads.
+//!
+//! The `fst` crate trusts its bytes: it panics where they make no sense. Checksums keep it from damaged ones (all of DICT
+//! is verified before the first walk). Bytes that are wrong under a right checksum, as only a forger writes them, are
+//! answered by catching the panic: addresses only ever descend, so that walks end, and no walk gives more terms than the
+//! footer counts.
 
-use crate::coding::{Decoded, Reader, put_varint};
+use crate::coding::{BitArray, Decoded, Reader, put_bit_array};
 use crate::error::Error;
 use crate::postings::cursor::ListBytes;
 use crate::schema::Schema;
 use crate::segment::reader::Segment;
-use crate::segment::{BLOCKS, DICT, Section};
+use crate::segment::{DICT, PLACES, Section, TERMS};
 use crate::term::field_of;
+use fst::raw::{Builder, Fst, Stream};
+use fst::{IntoStreamer, Streamer};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 
-pub(crate) const TERMS_PER_BLOCK: usize = 32;
-const ENTRY_BYTES: u64 = 12;
+/// Terms of a block.
+const BLOCK_TERMS: usize = 64;
 /// A longer key than any writer makes.
 const KEY_MAX_BYTES: usize = 1 << 20;
 
-/// Where a term's postings are.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
-    List(ListBytes),
-    Inline { doc: u32, tf: u32, positions: Vec<u32> },
+/// What is known about a term of the segment being written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TermFacts {
+    pub(crate) df: u32,
+    /// Bytes of the postings, positions included.
+    pub(crate) len: u64,
+    /// Bytes of the positions.
+    pub(crate) positions_len: u64,
 }
 
-impl Place {
-    pub(crate) fn df(&self) -> u32 {
-        match self {
-            Place::List(list) => list.df,
-            Place::Inline { .. } => 1,
-        }
-    }
-}
-
-/// Writes DICT and BLOCKS.
-#[derive(Default)]
+/// Gathers DICT, TERMS and PLACES.
 pub(crate) struct DictionaryBuilder {
-    pub(crate) dict: Vec<u8>,
-    entries: Vec<u8>,
-    first_keys: Vec<u8>,
-    previous: Vec<u8>,
+    fst: Builder<Vec<u8>>,
+    terms: Vec<u8>,
+    places: Vec<u8>,
+    block: Vec<TermFacts>,
+    block_base: u64,
+    /// Where the next term's postings begin.
+    next: u64,
     pub(crate) count: u64,
 }
 
+/// The sections that a dictionary consists of.
+pub(crate) struct DictionaryBytes {
+    pub(crate) dict: Vec<u8>,
+    pub(crate) terms: Vec<u8>,
+    pub(crate) places: Vec<u8>,
+}
+
 impl DictionaryBuilder {
-    fn key(&mut self, key: &[u8], list_at: u64) -> Result<(), Error> {
-        let shared = if self.count.is_multiple_of(TERMS_PER_BLOCK as u64) {
-            self.first_keys.extend_from_slice(key);
-            let end = u32::try_from(self.first_keys.len())
-                .map_err(|_| Error::TooLarge { what: "dictionary index" })?;
-            self.entries.extend_from_slice(&end.to_le_bytes());
-            self.entries.extend_from_slice(&(self.dict.len() as u64).to_le_bytes());
-            put_varint(&mut self.dict, list_at);
-            0
-        } else {
-            self.previous.iter().zip(key).take_while(|(a, b)| a == b).count()
-        };
-        put_varint(&mut self.dict, shared as u64);
-        put_varint(&mut self.dict, (key.len() - shared) as u64);
-        self.dict.extend_from_slice(&key[shared..]);
-        self.previous.clear();
-        self.previous.extend_from_slice(key);
-        self.count += 1;
-        Ok(())
-    }
-
-    /// A term of one document; `deltas` are its position deltas.
-    pub(crate) fn inline(
-        &mut self,
-        key: &[u8],
-        list_at: u64,
-        (doc, tf, deltas): (u32, u32, &[u32]),
-    ) -> Result<(), Error> {
-        self.key(key, list_at)?;
-        put_varint(&mut self.dict, 1 << 1 | 1);
-        put_varint(&mut self.dict, u64::from(doc));
-        put_varint(&mut self.dict, u64::from(tf));
-        for &delta in deltas {
-            put_varint(&mut self.dict, u64::from(delta));
+    pub(crate) fn new() -> DictionaryBuilder {
+        DictionaryBuilder {
+            fst: Builder::memory(),
+            terms: Vec::new(),
+            places: Vec::new(),
+            block: Vec::with_capacity(BLOCK_TERMS),
+            block_base: 0,
+            next: 0,
+            count: 0,
         }
-        Ok(())
     }
 
-    /// A term with a list, which begins at `list_at`.
-    pub(crate) fn list(
-        &mut self,
-        key: &[u8],
-        list_at: u64,
-        df: u32,
-        len: u64,
-        positions: u64,
-    ) -> Result<(), Error> {
-        self.key(key, list_at)?;
-        put_varint(&mut self.dict, u64::from(df) << 1);
-        put_varint(&mut self.dict, len);
-        put_varint(&mut self.dict, positions);
-        Ok(())
+    /// Adds a term, above all before it, whose postings follow those of the one before it.
+    pub(crate) fn add(&mut self, key: &[u8], facts: TermFacts) {
+        self.fst.insert(key, self.count).expect("terms come in order, and memory takes all of them");
+        self.count += 1;
+        self.next += facts.len;
+        self.block.push(facts);
+        if self.block.len() == BLOCK_TERMS {
+            self.end_block();
+        }
     }
 
-    /// The BLOCKS section.
-    pub(crate) fn blocks(mut self) -> Vec<u8> {
-        self.entries.append(&mut self.first_keys);
-        self.entries
+    fn end_block(&mut self) {
+        self.places.extend_from_slice(&(self.terms.len() as u64).to_le_bytes());
+        self.terms.extend_from_slice(&self.block_base.to_le_bytes());
+        let mut end = 0;
+        let ends = self.block.iter().map(|facts| {
+            end += facts.len;
+            end
+        });
+        let columns: [Vec<u64>; 3] = [
+            self.block.iter().map(|facts| u64::from(facts.df)).collect(),
+            ends.collect(),
+            self.block.iter().map(|facts| facts.positions_len).collect(),
+        ];
+        for column in columns {
+            let max = column.iter().copied().max().unwrap_or(0);
+            put_bit_array(&mut self.terms, column.into_iter(), max);
+        }
+        self.block.clear();
+        self.block_base = self.next;
+    }
+
+    pub(crate) fn finish(mut self) -> DictionaryBytes {
+        if !self.block.is_empty() {
+            self.end_block();
+        }
+        let dict = self.fst.into_inner().expect("memory takes all of it");
+        DictionaryBytes { dict, terms: self.terms, places: self.places }
+    }
+}
+
+/// The bytes of DICT, for the transducer.
+struct DictBytes {
+    file: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: std::ops::Range<usize>,
+}
+
+impl AsRef<[u8]> for DictBytes {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        &(*self.file).as_ref()[self.range.clone()]
     }
 }
 
 /// Reads a segment's dictionary.
-#[derive(Debug, Clone, Copy)]
 pub(crate) struct Dictionary {
     pub(crate) dict: Section,
-    pub(crate) blocks: Section,
-    pub(crate) terms: u64,
+    terms: Section,
+    places: Section,
+    /// How many terms there are.
+    pub(crate) count: u64,
+    /// Opened when it is first asked for: that reads and verifies all of DICT.
+    fst: OnceLock<Fst<DictBytes>>,
+}
+
+impl fmt::Debug for Dictionary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dictionary").field("count", &self.count).finish_non_exhaustive()
+    }
 }
 
 impl Dictionary {
-    fn block_count(&self) -> u64 {
-        self.terms.div_ceil(TERMS_PER_BLOCK as u64)
-    }
-
-    fn entry(&self, segment: &Segment, block: u64) -> Result<(u32, u64), Error> {
-        let bytes = segment.read(self.blocks, block * ENTRY_BYTES, ENTRY_BYTES as usize)?;
-        let (end, offset) = bytes.split_at(4);
-        let number =
-            |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
-        Ok((number(end) as u32, number(offset)))
-    }
-
-    fn first_key<'a>(&self, segment: &'a Segment, block: u64) -> Result<&'a [u8], Error> {
-        let start = if block == 0 { 0 } else { self.entry(segment, block - 1)?.0 };
-        let end = self.entry(segment, block)?.0;
-        if end < start {
-            return Err(segment.corrupt(self.blocks.offset, "dictionary index out of order"));
+    fn fst<'a>(&'a self, segment: &'a Segment) -> Result<&'a Fst<DictBytes>, Error> {
+        if let Some(fst) = self.fst.get() {
+            return Ok(fst);
         }
-        let keys = self.block_count() * ENTRY_BYTES;
-        segment.read(self.blocks, keys + u64::from(start), (end - start) as usize)
+        segment.read(self.dict, 0, self.dict.len as usize)?;
+        let start = self.dict.offset as usize;
+        let bytes = DictBytes { file: segment.file(), range: start..start + self.dict.len as usize };
+        let fst = self.trusting(segment, || Fst::new(bytes))?;
+        let fst = fst.ok().filter(|fst| fst.len() as u64 == self.count);
+        let fst =
+            fst.ok_or_else(|| segment.corrupt(self.dict.offset, "dictionary is no transducer of its terms"))?;
+        Ok(self.fst.get_or_init(|| fst))
     }
 
-    /// The block that may hold `key`: the last whose first key is not above it.
-    fn block_of(&self, segment: &Segment, key: &[u8]) -> Result<u64, Error> {
-        let (mut low, mut high) = (0, self.block_count());
-        while low + 1 < high {
-            let middle = (low + high) / 2;
-            if self.first_key(segment, middle)? <= key {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
+    /// Runs what trusts the bytes of the transducer.
+    fn trusting<T>(&self, segment: &Segment, walk: impl FnOnce() -> T) -> Result<T, Error> {
+        // A walk changes nothing but its own state, which is given up with it.
+        catch_unwind(AssertUnwindSafe(walk))
+            .map_err(|_| segment.corrupt(self.dict.offset, "dictionary leads nowhere"))
     }
 
-    pub(crate) fn find(&self, segment: &Segment, key: &[u8]) -> Result<Option<Place>, Error> {
-        let mut terms = Terms::at_block(segment, self.block_of(segment, key)?);
-        for _ in 0..TERMS_PER_BLOCK {
-            if !terms.next()? || terms.key() > key {
-                return Ok(None);
-            }
-            if terms.key() == key {
-                return terms.place().map(Some);
-            }
-        }
-        Ok(None)
+    /// Where the postings of a term are.
+    pub(crate) fn find(&self, segment: &Segment, key: &[u8]) -> Result<Option<ListBytes>, Error> {
+        let fst = self.fst(segment)?;
+        let ordinal = self.trusting(segment, || fst.get(key))?;
+        ordinal.map(|ordinal| self.block(segment, ordinal.value())?.place(segment, key)).transpose()
     }
 
     /// All terms from `key` on.
-    pub(crate) fn from<'a>(&self, segment: &'a Segment, key: &[u8]) -> Result<Terms<'a>, Error> {
-        let mut terms = Terms::at_block(segment, self.block_of(segment, key)?);
-        while terms.next()? {
-            if terms.key() >= key {
-                terms.stay = true;
-                break;
-            }
+    pub(crate) fn from<'a>(&'a self, segment: &'a Segment, key: &[u8]) -> Result<Terms<'a>, Error> {
+        let fst = self.fst(segment)?;
+        let stream = self.trusting(segment, || fst.range().ge(key).into_stream())?;
+        Ok(Terms { segment, dictionary: self, stream, key: Vec::new(), ordinal: None, block: None })
+    }
+
+    /// The block of a term.
+    fn block<'a>(&self, segment: &'a Segment, ordinal: u64) -> Result<Block<'a>, Error> {
+        let corrupt = |reason| segment.corrupt(self.terms.offset, reason);
+        if ordinal >= self.count {
+            return Err(segment.corrupt(self.dict.offset, "term number past the last"));
         }
-        Ok(terms)
+        let number = ordinal / BLOCK_TERMS as u64;
+        let place = |number: u64| -> Result<u64, Error> {
+            let bytes = segment.read(self.places, number * 8, 8)?;
+            Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        };
+        let start = place(number)?;
+        let end = if (number + 1) * 8 < self.places.len { place(number + 1)? } else { self.terms.len };
+        let len = end.checked_sub(start).and_then(|len| usize::try_from(len).ok());
+        let bytes =
+            segment.read(self.terms, start, len.ok_or_else(|| corrupt("blocks of terms out of order"))?)?;
+        let mut reader = Reader::new(bytes);
+        let mut read = || -> Decoded<Block<'a>> {
+            let base = reader.u64()?;
+            let df = BitArray::read(&mut reader)?;
+            let (ends, positions) = (BitArray::read(&mut reader)?, BitArray::read(&mut reader)?);
+            let count = (self.count - number * BLOCK_TERMS as u64).min(BLOCK_TERMS as u64) as usize;
+            if [df.len(), ends.len(), positions.len()] != [count; 3] {
+                return Err("block of terms out of shape");
+            }
+            Ok(Block { number, index: (ordinal % BLOCK_TERMS as u64) as usize, base, df, ends, positions })
+        };
+        read().map_err(corrupt)
+    }
+}
+
+/// A block of TERMS, on one of its terms.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    number: u64,
+    index: usize,
+    base: u64,
+    df: BitArray<'a>,
+    ends: BitArray<'a>,
+    positions: BitArray<'a>,
+}
+
+impl Block<'_> {
+    fn place(&self, segment: &Segment, key: &[u8]) -> Result<ListBytes, Error> {
+        let start = if self.index == 0 { 0 } else { self.ends.get(self.index - 1) };
+        let (end, positions_len) = (self.ends.get(self.index), self.positions.get(self.index));
+        let place = || -> Option<ListBytes> {
+            let len = end.checked_sub(start)?.checked_sub(positions_len)?;
+            self.base.checked_add(end).filter(|&end| end <= segment.post.len)?;
+            let df =
+                u32::try_from(self.df.get(self.index)).ok().filter(|df| (1..=segment.docs()).contains(df))?;
+            let positional = segment.schema.has_positions(field_of(key)?);
+            Some(ListBytes { at: self.base + start, len, positions_len, df, positional })
+        };
+        place().ok_or_else(|| segment.corrupt(segment.dictionary.terms.offset, "term out of shape"))
     }
 }
 
 /// Walks the terms of a segment in order.
 pub(crate) struct Terms<'a> {
     segment: &'a Segment,
-    dictionary: Dictionary,
-    /// Number of the term `next` goes to.
-    number: u64,
-    reader: Reader<'a>,
-    block_at: u64,
+    dictionary: &'a Dictionary,
+    stream: Stream<'a>,
     key: Vec<u8>,
-    list_at: u64,
-    parsed: Parsed,
-    /// The term is already the one the next call of `next` shall go to.
-    stay: bool,
+    /// Of the term the walk is on.
+    ordinal: Option<u64>,
+    block: Option<Block<'a>>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Parsed {
-    list: Option<ListBytes>,
-    doc: u32,
-    tf: u32,
-    /// Where the inline position deltas begin, from the block's start.
-    deltas: usize,
-    positional: bool,
-}
-
-impl<'a> Terms<'a> {
-    fn at_block(segment: &'a Segment, block: u64) -> Terms<'a> {
-        Terms {
-            segment,
-            dictionary: segment.dictionary,
-            number: block * TERMS_PER_BLOCK as u64,
-            reader: Reader::new(&[]),
-            block_at: 0,
-            key: Vec::new(),
-            list_at: 0,
-            parsed: Parsed::default(),
-            stay: false,
-        }
-    }
-
+impl Terms<'_> {
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
     }
 
-    fn corrupt(&self, reason: &'static str) -> Error {
-        self.segment
-            .corrupt(self.dictionary.dict.offset + self.block_at + self.reader.position() as u64, reason)
-    }
-
     /// To the next term; false at the end.
     pub(crate) fn next(&mut self) -> Result<bool, Error> {
-        if std::mem::take(&mut self.stay) {
-            return Ok(true);
-        }
-        if self.number >= self.dictionary.terms {
-            return Ok(false);
-        }
-        if self.number.is_multiple_of(TERMS_PER_BLOCK as u64) {
-            let block = self.number / TERMS_PER_BLOCK as u64;
-            let start = self.dictionary.entry(self.segment, block)?.1;
-            let end = match block + 1 < self.dictionary.block_count() {
-                true => self.dictionary.entry(self.segment, block + 1)?.1,
-                false => self.dictionary.dict.len,
+        let Terms { stream, key, .. } = self;
+        let found = self.dictionary.trusting(self.segment, || {
+            stream.next().map(|(found, ordinal)| {
+                let fits = found.len() <= KEY_MAX_BYTES;
+                key.clear();
+                key.extend_from_slice(if fits { found } else { &[] });
+                ordinal.value()
+            })
+        })?;
+        let corrupt = |reason| self.segment.corrupt(self.dictionary.dict.offset, reason);
+        let Some(ordinal) = found else {
+            // Ended too early?
+            return match self.ordinal.is_none_or(|last| last + 1 == self.dictionary.count) {
+                true => Ok(false),
+                false => Err(corrupt("dictionary ends before its last term")),
             };
-            let len = end.checked_sub(start).and_then(|len| usize::try_from(len).ok());
-            let len = len.ok_or_else(|| self.corrupt("dictionary block out of order"))?;
-            self.reader = Reader::new(self.segment.read(self.dictionary.dict, start, len)?);
-            self.block_at = start;
-            self.key.clear();
-            self.list_at = self.reader.varint().map_err(|reason| self.corrupt(reason))?;
+        };
+        if self.ordinal.is_some_and(|last| last + 1 != ordinal) || field_of(&self.key).is_none() {
+            return Err(corrupt("terms out of order"));
         }
-        self.parse().map_err(|reason| self.corrupt(reason))?;
-        self.number += 1;
+        self.ordinal = Some(ordinal);
         Ok(true)
     }
 
-    fn parse(&mut self) -> Decoded<()> {
-        let shared = self.reader.varint_usize()?;
-        let rest = self.reader.varint_usize()?;
-        let rest = self.reader.bytes(rest)?;
-        if shared > self.key.len() || shared + rest.len() > KEY_MAX_BYTES {
-            return Err("dictionary key out of shape");
-        }
-        self.key.truncate(shared);
-        self.key.extend_from_slice(rest);
-        let field = field_of(&self.key).ok_or("dictionary key without field")?;
-        let positional = self.segment.schema.has_positions(field);
-        let df = self.reader.varint()?;
-        let docs = self.segment.docs();
-        if df & 1 == 1 {
-            let (doc, tf) = (self.reader.varint_u32()?, self.reader.varint_u32()?);
-            if df != 3 || doc >= docs {
-                return Err("inline posting out of shape");
-            }
-            let deltas = self.reader.position();
-            for _ in 0..if positional { tf } else { 0 } {
-                self.reader.varint_u32()?;
-            }
-            self.parsed = Parsed { list: None, doc, tf, deltas, positional };
-            return Ok(());
-        }
-        let (len, positions_len) = (self.reader.varint()?, self.reader.varint()?);
-        let df = u32::try_from(df >> 1).map_err(|_| "df too large")?;
-        let list = ListBytes { at: self.list_at, len, positions_len, df, positional };
-        let total = len.checked_add(positions_len).and_then(|total| total.checked_add(self.list_at));
-        self.list_at = total.filter(|&end| end <= self.segment.post.len).ok_or("list out of its section")?;
-        self.parsed = Parsed { list: Some(list), positional, ..Parsed::default() };
-        Ok(())
-    }
-
-    pub(crate) fn place(&self) -> Result<Place, Error> {
-        if let Some(list) = self.parsed.list {
-            return Ok(Place::List(list));
-        }
-        let Parsed { doc, tf, deltas, positional, .. } = self.parsed;
-        let mut positions = Vec::new();
-        if positional {
-            let mut reader = self.reader.from(deltas);
-            let mut position = 0_u32;
-            for _ in 0..tf {
-                position = position.wrapping_add(reader.varint_u32().map_err(|reason| self.corrupt(reason))?);
-                positions.push(position);
-            }
-        }
-        Ok(Place::Inline { doc, tf, positions })
+    /// Where the term's postings are.
+    pub(crate) fn place(&mut self) -> Result<ListBytes, Error> {
+        let ordinal = self.ordinal.unwrap_or(0);
+        let index = (ordinal % BLOCK_TERMS as u64) as usize;
+        let block = match self.block {
+            Some(block) if block.number == ordinal / BLOCK_TERMS as u64 => Block { index, ..block },
+            _ => self.dictionary.block(self.segment, ordinal)?,
+        };
+        self.block = Some(block);
+        block.place(self.segment, &self.key)
     }
 }
 
-/// Are these the sections of a dictionary?
-pub(crate) fn sections(find: &dyn Fn(u8) -> Option<Section>, terms: u64) -> Option<Dictionary> {
-    let (dict, blocks) = (find(DICT)?, find(BLOCKS)?);
-    let dictionary = Dictionary { dict, blocks, terms };
-    let fits = dictionary.block_count().checked_mul(ENTRY_BYTES)? <= blocks.len;
-    fits.then_some(dictionary)
+/// The dictionary of these sections, when they can be one.
+pub(crate) fn of_sections(find: &dyn Fn(u8) -> Option<Section>, count: u64) -> Option<Dictionary> {
+    let (dict, terms, places) = (find(DICT)?, find(TERMS)?, find(PLACES)?);
+    (places.len == count.div_ceil(BLOCK_TERMS as u64).checked_mul(8)?).then_some(())?;
+    Some(Dictionary { dict, terms, places, count, fst: OnceLock::new() })
 }
 
 /// Does a key belong to an indexed field?

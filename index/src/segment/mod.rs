@@ -1,7 +1,7 @@
 //! A segment: many documents, inverted, immutable, in one file.
 //!
 //! ```text
-//! file     │ header │ POST │ DICT │ BLOCKS │ NORM │ UID │ KEYS │ COL_f ZONE_f KDICT_f … │ footer │ trailer │
+//! file     │ header │ POST │ DICT │ TERMS │ PLACES │ NORM │ UID │ KEYS │ COL_f ZONE_f KDICT_f … │ footer │ trailer │
 //! header   │ "LIX1" │ version: u16 │ flags: u16 = 0 │ crc32 of these 8 bytes: u32 │
 //! footer   │ docs: u32 │ min_uid: u64 │ max_uid: u64 │ terms: u64 │
 //!          │ fields: varint │ (name_len: varint, name, kind: u8, indexed | fast << 1: u8) per field │
@@ -10,12 +10,12 @@
 //! trailer  │ footer_offset: u64 │ footer_len: u64 │ crc32 of footer and the 16 bytes before: u32 │ "1XIL" │
 //! ```
 //! A chunk's checksum covers its number too, so that chunks cannot change places. Header, footer and UID are verified
-//! when the file is opened, every other chunk when it is first touched: opening does not read the file, and no damaged
+//! when the file is opened, DICT when a term is first looked up, every other chunk when it is first touched: opening does not read the file, and no damaged
 //! byte is ever served.
 //!
 //! ```text
 //! POST     posting lists, each followed by its positions (`postings/mod.rs`): one pass can write them to a stream
-//! DICT     terms with their df and place (`dictionary.rs`)  · BLOCKS  where each block of DICT begins, by first term
+//! DICT, TERMS, PLACES  the transducer from term to number, and each one's df and place (`dictionary.rs`)
 //! NORM     one byte per document for each normed field       · UID     u64 per document, ascending
 //! KEYS     end: u32 per document, then the bytes             · COL_f, ZONE_f, KDICT_f  columns (`columns.rs`)
 //! ```
@@ -39,13 +39,14 @@ pub(crate) const CHUNK_BYTES: usize = 1 << 16;
 
 pub(crate) const POST: u8 = 1;
 pub(crate) const DICT: u8 = 2;
-pub(crate) const BLOCKS: u8 = 3;
+pub(crate) const TERMS: u8 = 3;
 pub(crate) const NORM: u8 = 4;
 pub(crate) const UID: u8 = 5;
 pub(crate) const KEYS: u8 = 6;
 pub(crate) const COL: u8 = 7;
 pub(crate) const ZONES: u8 = 8;
 pub(crate) const KDICT: u8 = 9;
+pub(crate) const PLACES: u8 = 10;
 
 /// Where a section stands in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -107,6 +107,10 @@ impl Segment {
         (*self.file).as_ref().len() as u64
     }
 
+    pub(crate) fn file(&self) -> Arc<dyn AsRef<[u8]> + Send + Sync> {
+        self.file.clone()
+    }
+
     pub(crate) fn chunk_count(&self) -> usize {
         self.crcs.len()
     }
@@ -264,7 +268,7 @@ fn assemble(
         min_uid: footer.uids.0,
         max_uid: footer.uids.1,
         post: of(POST, 0)?,
-        dictionary: dictionary::sections(&|id| of(id, 0), footer.terms)?,
+        dictionary: dictionary::of_sections(&|id| of(id, 0), footer.terms)?,
         norms,
         uids,
         keys,

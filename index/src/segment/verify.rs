@@ -30,8 +30,7 @@ impl Segment {
                 return Err(Segment::corrupt(self, self.dictionary.dict.offset, "terms out of order"));
             }
             let slot = field_of(&key).and_then(|field| self.schema.norm_slot(field));
-            let place = terms.place()?;
-            let mut cursor = Cursor::of_place(self, &place)?;
+            let mut cursor = Cursor::of_list(self, terms.place()?)?;
             let mut next = 0;
             loop {
                 cursor.block_positions()?;
