@@ -125,10 +125,11 @@ fn main() {
         ("\"the united states of america\"", phrase(&["the", "united", "states", "of", "america"])),
         ("photo*", Query::Prefix { field: BODY, prefix: b"photo".to_vec() }),
     ];
-    for (name, query) in &queries {
+    let only = std::env::args().nth(2);
+    for (name, query) in queries.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
         let mut best = f64::INFINITY;
         let mut total = 0;
-        for _ in 0..10 {
+        for _ in 0..if only.is_some() { 3000 } else { 10 } {
             let now = Instant::now();
             let request =
                 Request { query, offset: 0, limit: 10, bm25: Bm25::default(), cancelled: &|| false };

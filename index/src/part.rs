@@ -320,6 +320,24 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The largest `f` of the blocks that may have documents `from..=to`; 0 when there are none. Moves to `from`.
+    pub(crate) fn bound(
+        &mut self,
+        from: u32,
+        to: u32,
+        f: &dyn Fn(Option<Facts>) -> f32,
+    ) -> Result<f32, Error> {
+        if !self.seek(from)? {
+            return Ok(0.0);
+        }
+        match self {
+            Cursor::Run(RunCursor { inline: Some((doc, _, _)), .. }) if *doc > to => Ok(0.0),
+            Cursor::Run(run) if run.inline.is_none() && run.list.docs[run.at] > to => Ok(0.0),
+            Cursor::Run(_) => Ok(f(None)),
+            Cursor::Segment(list) => list.bound(to, f),
+        }
+    }
+
     /// What bounds the block's scores, when it is known.
     pub(crate) fn facts(&self) -> Option<Facts> {
         match self {

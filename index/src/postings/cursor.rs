@@ -162,8 +162,28 @@ impl<'a, S: ByteSource> ListCursor<'a, S> {
 
     /// What bounds the block's scores; `None` for lists of one block.
     pub(crate) fn facts(&self) -> Option<Facts> {
-        let at = self.block as usize * SKIP_BYTES + 12;
+        self.facts_of(self.block)
+    }
+
+    fn facts_of(&self, block: u32) -> Option<Facts> {
+        let at = block as usize * SKIP_BYTES + 12;
         self.skips.get(at..at + 4).map(|b| [(b[0], b[1]), (b[2], b[3])])
+    }
+
+    /// The largest `f` of the blocks from here on that may have documents up to `to`.
+    pub(crate) fn bound(&mut self, to: u32, f: &dyn Fn(Option<Facts>) -> f32) -> Result<f32, Error> {
+        if self.blocks == 1 {
+            let first = self.docs()?.first().copied();
+            return Ok(if first.is_some_and(|first| first <= to) { f(None) } else { 0.0 });
+        }
+        let mut most = f(self.facts());
+        for block in self.block + 1..self.blocks {
+            if self.skip(block - 1, 0) >= to {
+                break;
+            }
+            most = most.max(f(self.facts_of(block)));
+        }
+        Ok(most)
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! Writes one posting list; see the drawing in `postings/mod.rs`.
 
 use crate::coding::{BLOCK, pack_u32, packed_len, put_varint, width_of};
+use crate::norm;
 use crate::postings::{Facts, SKIP_BYTES};
 use bitpacking::{BitPacker, BitPacker4x};
 
@@ -118,29 +119,37 @@ impl ListEncoder {
     }
 }
 
-/// Two pairs that dominate all: the Pareto front, cut in the middle, each half's largest tf with its smallest norm.
+/// Two pairs that dominate all: the Pareto front, cut in two, each part's largest tf with its smallest norm. They hold
+/// for any way to score; where the cut is, BM25 with its usual parameters decides, the block's mean length for the average.
 fn facts(docs: &[u32], tfs: &[u32], norm: &dyn Fn(u32) -> u8) -> Facts {
-    // The smallest norm of each tf up to 15; larger tfs share the last place.
-    let mut least = [u8::MAX; 16];
-    let (mut top, mut low) = (0_u32, 15_usize);
+    // The smallest norm of each tf; 255 and more share the last place.
+    let mut least = [u8::MAX; 256];
+    let (mut top, mut low, mut total) = (0, usize::from(u8::MAX), 0_u64);
     for (&doc, &tf) in docs.iter().zip(tfs) {
-        let place = tf.min(15) as usize;
-        least[place] = least[place].min(norm(doc));
-        top = top.max(tf);
+        let (place, norm) = (tf.min(255) as usize, norm(doc));
+        least[place] = least[place].min(norm);
+        top = top.max(place);
         low = low.min(place);
+        total += u64::from(norm::decode(norm));
     }
-    let cap = |tf: u32| tf.min(255) as u8;
-    let all = least.iter().copied().min().unwrap_or(0);
-    // A cut at tf c: up to c the smallest norm there, above c the top tf with the smallest norm above.
-    let mut best = [(cap(top), all); 2];
-    let mut gain = 0;
-    for cut in low..15.min(top as usize) {
-        let below = least[..=cut].iter().copied().min().unwrap_or(u8::MAX);
-        let above = least[cut + 1..].iter().copied().min().unwrap_or(u8::MAX);
-        let won = u32::from(above.saturating_sub(below)) * (top.min(15) - cut as u32);
-        if won > gain {
-            gain = won;
-            best = [(cut as u8, below), (cap(top), above)];
+    let mean = (total as f32 / docs.len() as f32).max(1.0);
+    let worth = |tf: usize, code: u8| {
+        let length = 0.25 + 0.75 * norm::decode(code) as f32 / mean;
+        tf as f32 / (tf as f32 + 1.2 * length)
+    };
+    let all = least[low..=top].iter().copied().min().unwrap_or(0);
+    let (mut best, mut bound) = ([(top as u8, all); 2], worth(top, all));
+    // Above the cut: the top tf and the smallest norm there. Up to the cut: the cut's tf and the smallest norm of all.
+    let mut above = u8::MAX;
+    for cut in (low..top).rev() {
+        above = above.min(least[cut + 1]);
+        if least[cut] == u8::MAX {
+            continue;
+        }
+        let worst = worth(top, above).max(worth(cut, all));
+        if worst < bound {
+            bound = worst;
+            best = [(cut as u8, all), (top as u8, above)];
         }
     }
     best

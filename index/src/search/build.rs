@@ -4,8 +4,10 @@ use crate::error::Error;
 use crate::part::{ColumnRef, Part};
 use crate::query::Query;
 use crate::schema::{FieldId, Kind, Schema};
-use crate::search::node::{BoolNode, Node, Scoring, TermNode};
+use crate::search::boolean::BoolNode;
+use crate::search::node::{Docs, Node};
 use crate::search::phrase::{Member, Phrase};
+use crate::search::term::{Scoring, TermNode};
 use crate::search::weights::Weights;
 use crate::term;
 use crate::view::View;
@@ -39,7 +41,7 @@ impl<'v> Builder<'v> {
     /// The nodes of a query; its depth was checked when its terms were looked up.
     pub(crate) fn node(&self, query: &Query, boost: f32) -> Result<Node<'v>, Error> {
         match query {
-            Query::All => Ok(Node::Every { docs: self.part.docs(), score: boost }),
+            Query::All => Ok(Node::docs(Docs::Every(self.part.docs()), boost)),
             Query::Nothing => Ok(Node::Empty),
             Query::Term { field, term } => self.term(*field, term, boost),
             Query::Phrase { field, terms, slop } => self.phrase(*field, terms, *slop, boost),
@@ -61,7 +63,7 @@ impl<'v> Builder<'v> {
                 let (mut must, should, must_not) =
                     (all(must, boost)?, all(should, boost)?, all(must_not, 1.0)?);
                 if must.is_empty() && should.is_empty() {
-                    must.push(Node::Every { docs: self.part.docs(), score: boost });
+                    must.push(Node::docs(Docs::Every(self.part.docs()), boost));
                 }
                 if must.iter().any(|node| matches!(node, Node::Empty)) {
                     return Ok(Node::Empty);
@@ -88,13 +90,8 @@ impl<'v> Builder<'v> {
         }
         let Some(known) = self.weights.known(field, term) else { return Ok(Node::Empty) };
         let Some(term) = &known.terms[self.number] else { return Ok(Node::Empty) };
-        Ok(Node::Term(Box::new(TermNode {
-            part: self.part,
-            cursor: self.part.cursor(term)?,
-            scoring: self.scoring(field, known.idf, boost),
-            df: term.df(),
-            done: false,
-        })))
+        let scoring = self.scoring(field, known.idf, boost);
+        Ok(Node::Term(Box::new(TermNode::new(self.part, *term, scoring)?)))
     }
 
     fn phrase(
@@ -130,10 +127,10 @@ impl<'v> Builder<'v> {
     fn exists(&self, field: FieldId, score: f32) -> Result<Node<'v>, Error> {
         let Some(about) = self.schema.field(field) else { return Ok(Node::Empty) };
         if let Some(slot) = self.schema.norm_slot(field) {
-            return Ok(Node::Length { part: self.part, slot, score });
+            return Ok(Node::docs(Docs::Length { part: self.part, slot }, score));
         }
         match self.part.column(field).filter(|_| about.fast) {
-            Some(column) => Ok(Node::Column { column, range: (0, u64::MAX), score }),
+            Some(column) => Ok(Node::docs(Docs::Column { column, range: (0, u64::MAX) }, score)),
             None => self.range(field, &Bound::Unbounded, &Bound::Unbounded, score),
         }
     }
@@ -171,7 +168,7 @@ impl<'v> Builder<'v> {
         let Some(about) = self.schema.field(field) else { return Ok(Node::Empty) };
         if about.fast {
             return Ok(match self.column_range(field, lower, upper)? {
-                Some((column, range)) => Node::Column { column, range, score },
+                Some((column, range)) => Node::docs(Docs::Column { column, range }, score),
                 None => Node::Empty,
             });
         }
@@ -269,7 +266,7 @@ impl Set {
         if self.bits.iter().all(|&bits| bits == 0) {
             Node::Empty
         } else {
-            Node::Set { bits: self.bits, score }
+            Node::docs(Docs::Set(self.bits), score)
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Queries answered over a view.
 //!
-//! Each part is walked in windows of 4096 documents. A query becomes a tree of nodes per part (`node.rs`); a node fills
-//! a window's bitmap and adds to its scores. Scores are summed in the order of the clauses, and everything that enters
+//! Each part is walked in windows of 4096 documents. A query becomes a tree of nodes per part (`node.rs`); a node fills a
+//! window's bitmap, which is counted, and scores those of its documents that may still get among the best (block facts
+//! tell, as in block-max indexes: Ding and Suel 2011). Scores are summed in the order of the clauses, and all that enters
 //! them (live df, live statistics, tf, length code) belongs to the visible documents alone, so a score does not depend on
 //! how documents are spread over parts.
 
@@ -9,12 +10,15 @@ use crate::query::Query;
 use crate::search::bm25::Bm25;
 
 pub(crate) mod bm25;
+mod boolean;
 mod build;
 mod node;
 mod phrase;
 pub(crate) mod searcher;
+mod term;
 mod top_k;
 mod weights;
+mod window;
 
 /// Documents per window.
 pub(crate) const WINDOW: u32 = 4096;

@@ -7,7 +7,12 @@ use crate::error::Error;
 use crate::part::{Cursor, Part};
 use crate::search::WINDOW;
 use crate::search::bm25::score;
-use crate::search::node::{NONE, Scoring, Window, first_from, set};
+use crate::search::node::NONE;
+use crate::search::term::Scoring;
+use crate::search::window::{Window, first_from, offsets, set};
+
+/// Documents looked at one by one before the rest of a block is bisected.
+const NEAR: usize = 4;
 
 /// One term of a phrase.
 pub(crate) struct Member<'a> {
@@ -27,9 +32,13 @@ pub(crate) struct Phrase<'a> {
     repeats: bool,
     scoring: Scoring,
     done: bool,
-    /// Of each member, the place of the document in its block.
+    /// How often each document of the window at `base` has the phrase.
+    base: u32,
+    frequencies: Vec<f32>,
+    /// Of each member, the place of the document in its block, and the last document of that block.
     places: Vec<usize>,
-    starts: Vec<i64>,
+    lasts: Vec<u32>,
+    starts: Vec<u32>,
     positions: Vec<Vec<i64>>,
 }
 
@@ -53,7 +62,10 @@ impl<'a> Phrase<'a> {
             repeats,
             scoring,
             done: false,
+            base: NONE,
+            frequencies: Vec::new(),
             places: vec![0; count],
+            lasts: vec![NONE; count],
             starts: Vec::new(),
             positions,
         }
@@ -72,10 +84,18 @@ impl<'a> Phrase<'a> {
                 self.done = true;
                 return Ok(NONE);
             }
+            let last = cursor.last();
             let docs = cursor.docs()?;
-            let place = docs.partition_point(|&doc| doc < from);
+            // Mostly it is one of the next few.
+            let before = if self.lasts[at] == last { self.places[at] } else { 0 };
+            let near = docs[before..].iter().take(NEAR).position(|&doc| doc >= from);
+            let place = match near {
+                Some(steps) => before + steps,
+                None => before + docs[before..].partition_point(|&doc| doc < from),
+            };
             let Some(&doc) = docs.get(place) else { return Ok(NONE) };
             self.places[at] = place;
+            self.lasts[at] = last;
             if doc > from && at > 0 {
                 at = 0;
             } else {
@@ -90,18 +110,12 @@ impl<'a> Phrase<'a> {
         self.candidate(from)
     }
 
-    pub(crate) fn fill(
-        &mut self,
-        base: u32,
-        mask: Option<&Window>,
-        mut scores: Option<&mut [f32]>,
-        bits: &mut Window,
-    ) -> Result<(), Error> {
+    /// The documents of the window, and how often each has the phrase.
+    pub(crate) fn fill(&mut self, base: u32, mask: Option<&Window>, bits: &mut Window) -> Result<(), Error> {
         let count = self.part.docs().saturating_sub(base).min(WINDOW);
-        let norms = match (&self.scoring, scores.is_some()) {
-            (Scoring::Bm25 { slot, .. }, true) => self.part.norms(*slot, base, count)?,
-            _ => &[],
-        };
+        self.base = base;
+        self.frequencies.clear();
+        self.frequencies.resize(WINDOW as usize, 0.0);
         let mut target = base;
         while target - base < count {
             let doc = self.candidate(target)?;
@@ -119,45 +133,80 @@ impl<'a> Phrase<'a> {
                     Some(_) => {}
                 }
             }
-            let frequency = if self.slop == 0 { self.exact(scores.is_some())? } else { self.sloppy()? };
+            let frequency = if self.slop == 0 { self.exact()? } else { self.sloppy()? };
             if frequency > 0.0 {
                 set(bits, offset);
-                if let Some(scores) = &mut scores {
-                    scores[offset as usize] += match &self.scoring {
-                        Scoring::Constant(constant) => *constant,
-                        Scoring::Bm25 { weight, table, .. } => {
-                            score(*weight, frequency, table[usize::from(norms[offset as usize])])
-                        }
-                    };
-                }
+                self.frequencies[offset as usize] = frequency;
             }
             target = doc + 1;
         }
         Ok(())
     }
 
-    /// How often all terms stand exactly so; with `all` false only whether they do.
-    fn exact(&mut self, all: bool) -> Result<f32, Error> {
+    pub(crate) fn bound(&mut self, base: u32) -> Result<f32, Error> {
+        let scoring = &self.scoring;
+        if self.done || self.slop > 0 {
+            return Ok(if self.done { 0.0 } else { scoring.bound(None) });
+        }
+        // A phrase is in a document no more often than any of its terms.
+        let mut least = f32::INFINITY;
+        for member in &mut self.members {
+            let end = base.saturating_add(WINDOW - 1);
+            least = least.min(member.cursor.bound(base, end, &|facts| scoring.bound(facts))?);
+        }
+        Ok(least)
+    }
+
+    pub(crate) fn score(&mut self, base: u32, wanted: &Window, scores: &mut [f32]) -> Result<(), Error> {
+        if self.base != base {
+            self.fill(base, Some(wanted), &mut [0; 64])?;
+        }
+        let count = self.part.docs().saturating_sub(base).min(WINDOW);
+        let norms = match &self.scoring {
+            Scoring::Bm25 { slot, .. } => self.part.norms(*slot, base, count)?,
+            Scoring::Constant(_) => &[],
+        };
+        for offset in offsets(wanted) {
+            let frequency = self.frequencies[offset as usize];
+            if frequency > 0.0 {
+                scores[offset as usize] += match &self.scoring {
+                    Scoring::Constant(constant) => *constant,
+                    Scoring::Bm25 { weight, table, .. } => {
+                        score(*weight, frequency, table[usize::from(norms[offset as usize])])
+                    }
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// How often all terms stand exactly so: what is left of the rarest one's positions after the others', each shifted
+    /// to where the phrase ends.
+    fn exact(&mut self) -> Result<f32, Error> {
+        let end = self.members.iter().map(|member| member.offset).max().unwrap_or(0);
         let (first, others) = self.members.split_at_mut(1);
-        let offset = i64::from(first[0].offset);
-        self.starts.clear();
+        let shift = end - first[0].offset;
         let positions = first[0].cursor.positions(self.places[0])?;
-        self.starts.extend(positions.iter().map(|&position| i64::from(position) - offset));
+        self.starts.clear();
+        self.starts.extend(positions.iter().map(|&position| position.wrapping_add(shift)));
         for (member, &place) in others.iter_mut().zip(&self.places[1..]) {
-            let offset = i64::from(member.offset);
+            let shift = end - member.offset;
             let positions = member.cursor.positions(place)?;
-            let mut at = 0;
-            self.starts.retain(|&start| {
-                while at < positions.len() && i64::from(positions[at]) - offset < start {
-                    at += 1;
-                }
-                at < positions.len() && i64::from(positions[at]) - offset == start
-            });
-            if self.starts.is_empty() {
+            // Which side moves on is as good as random, so this asks no branch of the processor.
+            let (mut read, mut kept, mut at) = (0, 0, 0);
+            while read < self.starts.len() && at < positions.len() {
+                let (start, other) = (self.starts[read], positions[at].wrapping_add(shift));
+                self.starts[kept] = start;
+                kept += usize::from(start == other);
+                read += usize::from(start <= other);
+                at += usize::from(other <= start);
+            }
+            self.starts.truncate(kept);
+            if kept == 0 {
                 return Ok(0.0);
             }
         }
-        Ok(if all { self.starts.len() as f32 } else { 1.0 })
+        Ok(self.starts.len() as f32)
     }
 
     /// Lucene's sweep: always the lowest member moves on, and what counts is the narrowest width it reaches before it

@@ -17,6 +17,8 @@ pub(crate) const DEPTH_MAX: usize = 128;
 
 /// A term in all parts.
 pub(crate) struct Known {
+    /// Live documents with the term, in all parts, when its field is scored by length; otherwise unknown and 0.
+    pub(crate) df: u64,
     /// Rarity over the live documents of all parts.
     pub(crate) idf: f64,
     /// By part.
@@ -75,7 +77,7 @@ impl Weights {
             terms.push(term);
         }
         let stats = view.stats.fields.get(usize::from(field.0)).copied().unwrap_or_default();
-        self.known.insert(key, Known { idf: idf(stats.docs, df), terms });
+        self.known.insert(key, Known { df, idf: idf(stats.docs, df), terms });
         self.tables.entry(field).or_insert_with(|| Rc::new(bm25.table(stats)));
         Ok(())
     }
