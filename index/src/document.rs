@@ -1,15 +1,16 @@
 //! One document, analysed: what the parallel stage hands to the single writer.
 //!
-//! Terms are grouped per document first, so that a run being built sees each distinct term of a document once.
+//! Terms are grouped per document first, so that a run being built sees each distinct term of a document once, and with
+//! the hash that it needs to find it.
 
 use crate::analysis;
 use crate::blobs::Blobs;
-use crate::coding::prefix;
 use crate::digest;
 use crate::error::AnalyzeError;
+use crate::interner::Interner;
 use crate::norm;
 use crate::schema::{FieldId, Kind, Schema};
-use crate::term::{FIELD_BYTES, sortable_f64, sortable_i64};
+use crate::term::{field_of, sortable_f64, sortable_i64};
 use std::sync::Arc;
 
 /// Positions left free between two values of one text field, so that no phrase reaches across.
@@ -46,7 +47,9 @@ pub(crate) enum ColumnValue<'a> {
 /// A document's distinct terms with frequencies and positions, its token counts and its column values.
 #[derive(Debug, Default)]
 pub struct Analyzed {
+    /// In order of their first occurrence.
     keys: Blobs,
+    hashes: Vec<u32>,
     tfs: Vec<u32>,
     /// Of term i, those at `position_ends[i - 1]..position_ends[i]`.
     position_ends: Vec<u32>,
@@ -162,7 +165,11 @@ impl Analyzed {
     pub fn memory_bytes(&self) -> usize {
         self.keys.memory_bytes()
             + self.word_bytes.memory_bytes()
-            + (self.tfs.capacity() + self.position_ends.capacity() + self.positions.capacity()) * 4
+            + (self.hashes.capacity()
+                + self.tfs.capacity()
+                + self.position_ends.capacity()
+                + self.positions.capacity())
+                * 4
             + (self.lengths.capacity() + self.words.capacity()) * 8
             + self.numbers.capacity() * 16
             + size_of::<Analyzed>()
@@ -188,6 +195,11 @@ impl Analyzed {
         &self.keys
     }
 
+    /// Of each key.
+    pub(crate) fn hashes(&self) -> &[u32] {
+        &self.hashes
+    }
+
     pub(crate) fn tf(&self, term: usize) -> u32 {
         self.tfs[term]
     }
@@ -205,12 +217,10 @@ impl Analyzed {
     }
 }
 
-/// Finds the distinct terms of a document: open addressing over (field, token).
+/// Finds the distinct terms of a document.
 struct Grouper {
-    keys: Blobs,
-    hashes: Vec<u32>,
+    terms: Interner,
     counts: Vec<u32>,
-    table: Vec<u32>,
     tokens: Vec<(u32, u32)>,
     key: Vec<u8>,
 }
@@ -218,11 +228,9 @@ struct Grouper {
 impl Grouper {
     fn new() -> Grouper {
         Grouper {
-            keys: Blobs::with_capacity(64, 512),
-            hashes: Vec::with_capacity(64),
-            counts: Vec::with_capacity(64),
-            table: vec![0; 256],
-            tokens: Vec::with_capacity(128),
+            terms: Interner::with_capacity(128, 1024),
+            counts: Vec::with_capacity(128),
+            tokens: Vec::with_capacity(256),
             key: Vec::with_capacity(64),
         }
     }
@@ -232,63 +240,22 @@ impl Grouper {
         self.key.clear();
         self.key.extend_from_slice(&field.0.to_be_bytes());
         self.key.extend_from_slice(token);
-        let hash = digest::short(&self.key);
-        let mask = self.table.len() - 1;
-        let mut slot = hash as usize & mask;
-        let term = loop {
-            match self.table[slot] {
-                0 => break self.insert(hash, slot),
-                id => {
-                    let id = id as usize - 1;
-                    if self.hashes[id] == hash && self.keys.get(id) == self.key {
-                        break id;
-                    }
-                }
-            }
-            slot = (slot + 1) & mask;
-        };
+        let term = self.terms.number(digest::short(&self.key), &self.key);
+        if term == self.counts.len() {
+            self.counts.push(0);
+        }
         self.counts[term] += 1;
         self.tokens.push((term as u32, position));
     }
 
-    fn insert(&mut self, hash: u32, slot: usize) -> usize {
-        self.keys.push(&self.key);
-        self.hashes.push(hash);
-        self.counts.push(0);
-        self.table[slot] = self.keys.len() as u32;
-        if self.keys.len() * 2 > self.table.len() {
-            let mask = self.table.len() * 2 - 1;
-            self.table = vec![0; mask + 1];
-            for (id, &hash) in self.hashes.iter().enumerate() {
-                let mut slot = hash as usize & mask;
-                while self.table[slot] != 0 {
-                    slot = (slot + 1) & mask;
-                }
-                self.table[slot] = id as u32 + 1;
-            }
-        }
-        self.keys.len() - 1
-    }
-
     fn finish(self, schema: &Schema, out: &mut Analyzed) {
-        let mut order: Vec<(u128, u32)> =
-            self.keys.iter().enumerate().map(|(id, key)| (prefix(key), id as u32)).collect();
-        order.sort_unstable_by(|a, b| {
-            a.0.cmp(&b.0).then_with(|| self.keys.get(a.1 as usize).cmp(self.keys.get(b.1 as usize)))
-        });
-        out.keys = Blobs::with_capacity(order.len(), self.keys.size_bytes());
-        out.tfs = Vec::with_capacity(order.len());
-        out.position_ends = Vec::with_capacity(order.len());
         // Where the positions of each term go; `u32::MAX` when the field keeps none.
-        let mut places = vec![u32::MAX; order.len()];
+        let mut places = vec![u32::MAX; self.counts.len()];
         let mut next = 0;
-        for &(_, id) in &order {
-            let (key, tf) = (self.keys.get(id as usize), self.counts[id as usize]);
-            let field = FieldId(u16::from_be_bytes([key[0], key[FIELD_BYTES - 1]]));
-            out.keys.push(key);
-            out.tfs.push(tf);
-            if schema.has_positions(field) {
-                places[id as usize] = next;
+        out.position_ends = Vec::with_capacity(self.counts.len());
+        for ((key, &tf), place) in self.terms.keys.iter().zip(&self.counts).zip(&mut places) {
+            if field_of(key).is_some_and(|field| schema.has_positions(field)) {
+                *place = next;
                 next += tf;
             }
             out.position_ends.push(next);
@@ -301,6 +268,9 @@ impl Grouper {
                 *place += 1;
             }
         }
+        out.keys = self.terms.keys;
+        out.hashes = self.terms.hashes;
+        out.tfs = self.counts;
     }
 }
 
@@ -319,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_are_sorted_and_array_values_stand_apart() {
+    fn terms_are_grouped_and_array_values_stand_apart() {
         let values = [
             (FieldId(0), Value::Text("b a b")),
             (FieldId(1), Value::Keyword("x")),
@@ -332,8 +302,8 @@ mod tests {
         assert_eq!(
             terms,
             [
-                (&b"\0\0a"[..], 2, &[1, 103][..]),
                 (&b"\0\0b"[..], 2, &[0, 2][..]),
+                (&b"\0\0a"[..], 2, &[1, 103][..]),
                 (&b"\0\x01x"[..], 2, &[][..]),
             ]
         );

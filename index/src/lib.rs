@@ -19,6 +19,7 @@ mod digest;
 mod document;
 mod error;
 mod inspect;
+mod interner;
 mod jobs;
 mod live;
 mod memory;

@@ -160,9 +160,24 @@ impl Index {
 
     fn merge_inline(&mut self, range: std::ops::Range<usize>) {
         let inputs: Vec<Input> = self.slots[range.clone()].iter().map(current_input).collect();
-        let run = into_run(&self.schema, &inputs).expect("runs hold nothing that could be damaged");
+        let run = self.inverted_again(&inputs).unwrap_or_else(|| {
+            into_run(&self.schema, &inputs).expect("runs hold nothing that could be damaged")
+        });
         let merged = (run.docs() > 0).then(|| self.slot(Part::Run(Arc::new(run)), None));
         self.slots.splice(range, merged);
+    }
+
+    /// Small runs merged by way of their documents.
+    fn inverted_again(&self, inputs: &[Input]) -> Option<Run> {
+        let mut group = Vec::new();
+        for input in inputs {
+            let Part::Run(run) = &input.part else { return None };
+            let sources = run.sources()?.iter().enumerate();
+            group.extend(
+                sources.filter(|(doc, _)| !input.without.contains(*doc as u32)).map(|(_, new)| new.clone()),
+            );
+        }
+        Some(Run::of_documents(&self.schema, &group))
     }
 
     /// Deletes a document, whose token counts are `lengths`; false when there is none of this uid.

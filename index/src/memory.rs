@@ -5,10 +5,14 @@ use crate::coding::prefix;
 use crate::columns::Column;
 use crate::document::{ColumnValue, NewDocument};
 use crate::error::Error;
+use crate::interner::Interner;
 use crate::merge::Sink;
 use crate::norm;
 use crate::schema::{FieldId, Kind, Schema};
 use std::sync::Arc;
+
+/// A run of more documents does not keep them.
+const SOURCES_MAX: usize = 64;
 
 /// What a part knows about each of its documents besides postings and columns.
 #[derive(Debug, Default)]
@@ -32,6 +36,9 @@ pub struct Run {
     positions: Vec<u32>,
     /// One per field of the schema; empty for fields without a column.
     pub(crate) columns: Vec<Column>,
+    /// Of a small run, what it was made of: a few of them are merged by inverting their documents again, which is three
+    /// times as fast as merging their terms.
+    sources: Vec<NewDocument>,
     memory_bytes: usize,
 }
 
@@ -48,7 +55,6 @@ impl Run {
     pub(crate) fn of_documents(schema: &Arc<Schema>, group: &[NewDocument]) -> Run {
         let mut documents =
             Documents { norms: vec![vec![0; group.len()]; schema.norm_count()], ..Documents::default() };
-        let count: usize = group.iter().map(|new| new.document.keys().len()).sum();
         let mut columns: Vec<Column> = Vec::new();
         columns.resize_with(schema.fields().len(), Column::default);
         let mut words: Vec<Vec<(u32, &[u8])>> = vec![Vec::new(); columns.len()];
@@ -74,11 +80,17 @@ impl Run {
         for (column, words) in columns.iter_mut().zip(words).filter(|(_, words)| !words.is_empty()) {
             *column = Column::of_words(&words);
         }
-        let mut builder = RunBuilder::new(documents, columns);
-        builder.reserve(count);
-        let failed = if let [only] = group { builder.single(only) } else { builder.many(group, count) };
-        failed.expect("a run builder takes everything");
-        builder.finish()
+        let mut run = RunBuilder::new(documents, columns);
+        run.invert(group);
+        if group.len() <= SOURCES_MAX {
+            run.run.sources = group.to_vec();
+        }
+        run.finish()
+    }
+
+    /// The documents it was made of, when it is small and all there is to merge.
+    pub(crate) fn sources(&self) -> Option<&[NewDocument]> {
+        (!self.sources.is_empty()).then_some(&self.sources)
     }
 
     pub(crate) fn docs(&self) -> u32 {
@@ -124,52 +136,64 @@ impl RunBuilder {
             tfs: Vec::new(),
             positions: Vec::new(),
             columns,
+            sources: Vec::new(),
             memory_bytes: 0,
         };
         RunBuilder { run }
     }
 
-    fn reserve(&mut self, postings: usize) {
-        self.run.docs.reserve(postings);
-        self.run.tfs.reserve(postings);
-    }
-
-    fn single(&mut self, new: &NewDocument) -> Result<(), Error> {
-        for (term, key) in new.document.keys().iter().enumerate() {
-            self.term(key)?;
-            self.postings(&[0], &[new.document.tf(term)], new.document.positions(term))?;
-            self.end_term()?;
-        }
-        Ok(())
-    }
-
-    /// Sorts all terms of all documents at once. Each document's are sorted already, which a stable sort makes use of,
-    /// and it keeps documents in order within a term.
-    fn many(&mut self, group: &[NewDocument], count: usize) -> Result<(), Error> {
-        let mut order: Vec<(u128, u8, u32, u32)> = Vec::with_capacity(count);
-        for (doc, new) in group.iter().enumerate() {
-            let keys = new.document.keys().iter().enumerate();
-            order.extend(
-                keys.map(|(term, key)| (prefix(key), key.len().min(17) as u8, doc as u32, term as u32)),
-            );
-        }
-        let key =
-            |entry: &(u128, u8, u32, u32)| group[entry.2 as usize].document.keys().get(entry.3 as usize);
-        // Up to 16 bytes, the prefix and the length say everything, and the keys need not be fetched.
-        order.sort_by(|a, b| {
-            let short = (a.0, a.1).cmp(&(b.0, b.1));
-            if short.is_eq() && a.1 > 16 { key(a).cmp(key(b)) } else { short }
-        });
-        for same in order.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1) && (a.1 <= 16 || key(a) == key(b))) {
-            self.term(key(&same[0]))?;
-            for &(_, _, doc, term) in same {
-                let document = &group[doc as usize].document;
-                let term = term as usize;
-                self.postings(&[doc], &[document.tf(term)], document.positions(term))?;
+    /// Numbers the distinct terms, sorts those, and lays each posting where its term has room for it. So a posting costs
+    /// one look into a table, and only distinct terms are compared.
+    fn invert(&mut self, group: &[NewDocument]) {
+        let count: usize = group.iter().map(|new| new.document.keys().len()).sum();
+        let mut terms = Interner::with_capacity(count.min(2048), count.min(2048) * 8);
+        let mut ids = Vec::with_capacity(count);
+        // Postings and positions of each term.
+        let mut sizes: Vec<(u32, u32)> = Vec::new();
+        for new in group {
+            let document = &new.document;
+            for (term, (key, &hash)) in document.keys().iter().zip(document.hashes()).enumerate() {
+                let id = terms.number(hash, key);
+                if id == sizes.len() {
+                    sizes.push((0, 0));
+                }
+                sizes[id].0 += 1;
+                sizes[id].1 += document.positions(term).len() as u32;
+                ids.push(id as u32);
             }
-            self.end_term()?;
         }
-        Ok(())
+        let mut order: Vec<(u128, u32)> =
+            terms.keys.iter().enumerate().map(|(id, key)| (prefix(key), id as u32)).collect();
+        order.sort_unstable_by(|a, b| {
+            a.0.cmp(&b.0).then_with(|| terms.keys.get(a.1 as usize).cmp(terms.keys.get(b.1 as usize)))
+        });
+        let run = &mut self.run;
+        run.terms = Blobs::with_capacity(order.len(), terms.keys.size_bytes());
+        let (mut posts, mut positions) = (0, 0);
+        for &(_, id) in &order {
+            run.terms.push(terms.keys.get(id as usize));
+            // From here on: where the term's next posting and its next positions go.
+            let (own_posts, own_positions) = std::mem::replace(&mut sizes[id as usize], (posts, positions));
+            posts += own_posts;
+            positions += own_positions;
+            run.post_ends.push(posts);
+            run.position_ends.push(positions);
+        }
+        run.docs.resize(posts as usize, 0);
+        run.tfs.resize(posts as usize, 0);
+        run.positions.resize(positions as usize, 0);
+        let mut ids = ids.iter();
+        for (doc, new) in group.iter().enumerate() {
+            for (term, &id) in (0..new.document.keys().len()).zip(&mut ids) {
+                let (post, position) = &mut sizes[id as usize];
+                run.docs[*post as usize] = doc as u32;
+                run.tfs[*post as usize] = new.document.tf(term);
+                *post += 1;
+                let own = new.document.positions(term);
+                run.positions[*position as usize..*position as usize + own.len()].copy_from_slice(own);
+                *position += own.len() as u32;
+            }
+        }
     }
 
     pub(crate) fn finish(mut self) -> Run {
@@ -181,7 +205,8 @@ impl RunBuilder {
             + run.terms.memory_bytes()
             + (run.post_ends.capacity() + run.position_ends.capacity()) * 4
             + (run.docs.capacity() + run.tfs.capacity() + run.positions.capacity()) * 4
-            + run.columns.iter().map(|column| column.memory_bytes() + size_of::<Column>()).sum::<usize>();
+            + run.columns.iter().map(|column| column.memory_bytes() + size_of::<Column>()).sum::<usize>()
+            + run.sources.iter().map(|new| new.document.memory_bytes()).sum::<usize>();
         self.run
     }
 }
