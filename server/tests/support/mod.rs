@@ -1,7 +1,7 @@
 //! What the tests of the program share: a real `lumen` process in a folder of its own, and a plain HTTP client.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -73,6 +73,12 @@ impl Server {
     /// Sends a signal by name, as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("the server was running");
+        self.child.wait().expect("the server ends");
     }
 
     /// Waits for its end.
@@ -162,6 +168,30 @@ impl Drop for Server {
     }
 }
 
+/// A connection that stays open between requests.
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects.
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Connection { stream: BufReader::new(stream) })
+    }
+
+    /// One request and its answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        Answer::try_read(&mut self.stream)
+    }
+}
+
 /// An HTTP answer.
 pub(crate) struct Answer {
     /// Its status.
@@ -175,22 +205,31 @@ pub(crate) struct Answer {
 impl Answer {
     /// Reads one.
     pub(crate) fn read(stream: &mut impl BufRead) -> Answer {
+        Answer::try_read(stream).unwrap_or_else(|error| panic!("no whole answer: {error}"))
+    }
+
+    /// Reads one, unless the server goes away.
+    pub(crate) fn try_read(stream: &mut impl BufRead) -> io::Result<Answer> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut line = String::new();
-        stream.read_line(&mut line).expect("a status line");
+        stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("no status line but {line:?}"));
+        let status = status.ok_or_else(|| invalid(format!("no status line but {line:?}")))?;
         let mut headers = Vec::new();
         loop {
             let mut line = String::new();
-            stream.read_line(&mut line).expect("a header");
+            stream.read_line(&mut line)?;
+            if !line.ends_with('\n') {
+                return Err(invalid(format!("the headers end with {line:?}")));
+            }
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
-        let length = answer.header("content-length").map_or(0, |length| length.parse().expect("a length"));
-        answer.body.resize(length, 0);
-        stream.read_exact(&mut answer.body).expect("the whole body");
-        answer
+        let length = answer.header("content-length").unwrap_or("0").parse();
+        answer.body.resize(length.map_err(|_| invalid("content-length is no number".into()))?, 0);
+        stream.read_exact(&mut answer.body)?;
+        Ok(answer)
     }
 
     /// A header's value.
