@@ -292,7 +292,8 @@ impl Index {
         range.map(|range| self.start_merge(range))
     }
 
-    /// Eight neighbours or more, none above the lowest level for which there are as many.
+    /// Eight neighbours or more, none above the lowest level for which there are as many, that together are four times as
+    /// large as the largest of them: so what was merged once is not merged again for the sake of a few small ones.
     fn tier(
         &self,
         fits: impl Fn(&Slot) -> bool,
@@ -305,9 +306,11 @@ impl Index {
                 if slot.is_some_and(|slot| fits(slot) && level(slot) <= top) {
                     continue;
                 }
-                let bytes: u64 = self.slots[start..end].iter().map(|slot| slot.part.size_bytes()).sum();
+                let sizes = self.slots[start..end].iter().map(|slot| slot.part.size_bytes());
+                let (bytes, largest) = (sizes.clone().sum::<u64>(), sizes.max().unwrap_or(0));
                 let runs = self.slots.get(start).is_some_and(|slot| slot.file.is_none());
-                if end - start >= FAN_IN && (!runs || bytes <= RUN_MERGE_BYTES_MAX) {
+                let fits = bytes >= largest * 4 && (!runs || bytes <= RUN_MERGE_BYTES_MAX);
+                if end - start >= FAN_IN && fits {
                     return Some(start..end);
                 }
                 start = end + 1;

@@ -142,6 +142,14 @@ impl RunBuilder {
         RunBuilder { run }
     }
 
+    /// Makes room for the postings of these runs.
+    pub(crate) fn reserve<'r>(&mut self, runs: impl Iterator<Item = &'r Run> + Clone) {
+        let sum = |of: fn(&Run) -> usize| runs.clone().map(of).sum::<usize>();
+        self.run.docs.reserve_exact(sum(|run| run.docs.len()));
+        self.run.tfs.reserve_exact(sum(|run| run.tfs.len()));
+        self.run.positions.reserve_exact(sum(|run| run.positions.len()));
+    }
+
     /// Numbers the distinct terms, sorts those, and lays each posting where its term has room for it. So a posting costs
     /// one look into a table, and only distinct terms are compared.
     fn invert(&mut self, group: &[NewDocument]) {
@@ -218,10 +226,20 @@ impl Sink for RunBuilder {
     }
 
     #[inline]
-    fn postings(&mut self, docs: &[u32], tfs: &[u32], positions: &[u32]) -> Result<(), Error> {
-        self.run.docs.extend_from_slice(docs);
-        self.run.tfs.extend_from_slice(tfs);
-        self.run.positions.extend_from_slice(positions);
+    fn postings(&mut self, base: u32, docs: &[u32], tfs: &[u32], positions: &[u32]) -> Result<(), Error> {
+        let run = &mut self.run;
+        // Most terms are in one document of a run, once: not worth a call of memcpy.
+        if let ([doc], [tf]) = (docs, tfs) {
+            run.docs.push(base + doc);
+            run.tfs.push(*tf);
+        } else {
+            run.docs.extend(docs.iter().map(|doc| base + doc));
+            run.tfs.extend_from_slice(tfs);
+        }
+        match positions {
+            [position] => run.positions.push(*position),
+            _ => run.positions.extend_from_slice(positions),
+        }
         Ok(())
     }
 

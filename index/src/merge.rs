@@ -18,7 +18,8 @@ const CANCEL_TERMS: u32 = 1024;
 /// Takes terms in order and each one's postings in order.
 pub(crate) trait Sink {
     fn term(&mut self, key: &[u8]) -> Result<(), Error>;
-    fn postings(&mut self, docs: &[u32], tfs: &[u32], positions: &[u32]) -> Result<(), Error>;
+    /// The documents are `base` plus each of these.
+    fn postings(&mut self, base: u32, docs: &[u32], tfs: &[u32], positions: &[u32]) -> Result<(), Error>;
     fn end_term(&mut self) -> Result<(), Error>;
 }
 
@@ -51,6 +52,10 @@ pub(crate) fn into_run(schema: &Schema, inputs: &[Input]) -> Result<Run, Error> 
     let (documents, numbers) = documents(schema, inputs)?;
     let columns = columns(schema, inputs, &numbers)?;
     let mut builder = RunBuilder::new(documents, columns);
+    builder.reserve(inputs.iter().filter_map(|input| match &input.part {
+        Part::Run(run) => Some(&**run),
+        Part::Segment(_) => None,
+    }));
     merge_terms(inputs, &numbers, &mut builder, &|| false)?;
     Ok(builder.finish())
 }
@@ -261,33 +266,36 @@ fn merge_terms(
         }
         key.clear();
         key.extend_from_slice(heap.walks[first].key());
-        let mut started = false;
+        let mut term = TermSink { sink, key: &key, started: false };
         while let Some(&(_, walk)) = heap.heap.first() {
             if heap.walks[walk].key() != key {
                 break;
             }
-            copy.list(
-                &inputs[walk].part,
-                &mut heap.walks[walk],
-                &numbers[walk],
-                &mut |docs, tfs, positions| {
-                    if !std::mem::replace(&mut started, true) {
-                        sink.term(&key)?;
-                    }
-                    sink.postings(docs, tfs, positions)
-                },
-            )?;
+            copy.list(&inputs[walk].part, &mut heap.walks[walk], &numbers[walk], &mut term)?;
             heap.advance()?;
         }
-        if started {
+        if term.started {
             sink.end_term()?;
         }
     }
     Ok(())
 }
 
-/// Takes documents, frequencies and positions.
-type PutPostings<'p> = dyn FnMut(&[u32], &[u32], &[u32]) -> Result<(), Error> + 'p;
+/// A term on its way to the sink: told of when its first posting is.
+struct TermSink<'a> {
+    sink: &'a mut dyn Sink,
+    key: &'a [u8],
+    started: bool,
+}
+
+impl TermSink<'_> {
+    fn postings(&mut self, base: u32, docs: &[u32], tfs: &[u32], positions: &[u32]) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.started, true) {
+            self.sink.term(self.key)?;
+        }
+        self.sink.postings(base, docs, tfs, positions)
+    }
+}
 
 /// Copies posting lists, renumbered.
 #[derive(Default)]
@@ -303,13 +311,11 @@ impl Copy {
         part: &Part,
         terms: &mut Terms<'_>,
         numbers: &Renumbered,
-        put: &mut PutPostings<'_>,
+        out: &mut TermSink<'_>,
     ) -> Result<(), Error> {
         if let (Terms::Run { run, next }, None) = (&*terms, &numbers.map) {
             let list = run.list(*next - 1);
-            self.docs.clear();
-            self.docs.extend(list.docs.iter().map(|doc| doc + numbers.base));
-            return put(&self.docs, list.tfs, list.positions);
+            return out.postings(numbers.base, list.docs, list.tfs, list.positions);
         }
         let term = terms.term()?;
         let mut cursor = part.cursor(&term)?;
@@ -336,7 +342,7 @@ impl Copy {
             }
             self.positions.truncate(kept);
             if !self.docs.is_empty() {
-                put(&self.docs, &self.tfs, &self.positions)?;
+                out.postings(0, &self.docs, &self.tfs, &self.positions)?;
             }
             if !cursor.next()? {
                 return Ok(());

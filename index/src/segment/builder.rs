@@ -159,18 +159,18 @@ impl Sink for SegmentBuilder<'_> {
         Ok(())
     }
 
-    fn postings(&mut self, docs: &[u32], tfs: &[u32], mut positions: &[u32]) -> Result<(), Error> {
+    fn postings(&mut self, base: u32, docs: &[u32], tfs: &[u32], mut positions: &[u32]) -> Result<(), Error> {
         let norms: &[u8] = self.slot.map_or(&[], |slot| &self.documents.norms[slot]);
         let norm = |doc: u32| norms.get(doc as usize).copied().unwrap_or(0);
         if positions.is_empty() {
             for (&doc, &tf) in docs.iter().zip(tfs) {
-                self.encoder.push(doc, tf, &[], &norm);
+                self.encoder.push(base + doc, tf, &[], &norm);
             }
             return Ok(());
         }
         for (&doc, &tf) in docs.iter().zip(tfs) {
             let (own, rest) = positions.split_at(tf as usize);
-            self.encoder.push(doc, tf, own, &norm);
+            self.encoder.push(base + doc, tf, own, &norm);
             positions = rest;
         }
         Ok(())
