@@ -338,6 +338,7 @@ impl Drop for Inner {
         // Not a close: nothing is flushed, as after a kill.
         self.journal.close();
         self.join();
+        self.store.engine.stop();
     }
 }
 

@@ -249,8 +249,8 @@ impl Engine {
         &self.recovery
     }
 
-    /// Removes files that the manifest does not name: leftovers of a crash. An owner with an outer log calls it once that
-    /// log has proved whole, because until then such a file may be all that is left of something.
+    /// Removes the files that the manifest did not name at opening: leftovers of a crash. An owner with an outer log calls
+    /// it once that log has proved whole, because until then such a file may be all that is left of something.
     pub fn remove_orphans(&self) -> Result<()> {
         recovery::remove_orphans(&self.shared)
     }
@@ -320,6 +320,21 @@ impl Engine {
         self.shared.work.lock().failure.clone()
     }
 
+    /// Ends the threads without a close: nothing more is flushed, as after a kill. Dropping the engine does it too; whoever
+    /// gives out things that hold the engine, and that its own threads may be the last to let go of, calls it first.
+    pub fn stop(&self) {
+        {
+            let mut work = self.shared.work.lock();
+            work.closing = true;
+            work.queue.clear();
+        }
+        self.shared.bell.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has nothing more to say here; its work is in the log.
+            let _ = thread.join();
+        }
+    }
+
     /// Flushes, seals the log and stops the threads. Writes are refused afterwards; snapshots stay readable.
     pub fn close(&self) -> Result<()> {
         let flushed = if self.shared.work.lock().closing { Ok(()) } else { self.flush() };
@@ -344,12 +359,6 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // Not a close: nothing is flushed, as after a kill. Threads stop at their next look.
-        self.shared.work.lock().closing = true;
-        self.shared.work.lock().queue.clear();
-        self.shared.bell.notify_all();
-        for thread in self.threads.lock().drain(..) {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }

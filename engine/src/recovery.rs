@@ -1,7 +1,7 @@
 //! Opening a store: lock, manifest, log.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::state::{Shared, View, Work};
 use crate::stats::Counters;
 use crate::table::cache::BlockCache;
+use crate::version::Version;
 use crate::version::manifest::{Files, Manifest};
 use crate::vfs::Lock;
 
@@ -39,11 +40,13 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
         io::ErrorKind::WouldBlock => Error::InUse { path: dir.to_path_buf() },
         _ => Error::io("lock", dir, e),
     })?;
-    let unused = first_unused_number(dir, &options)?;
+    let found = Found::list(dir, &options)?;
     let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
     let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
     let opened = Manifest::open(dir, &options, &files)?;
     let version = opened.version;
+    // Found out before any thread starts: later, a file that is not named may be one that is being written.
+    let orphans = found.orphans(&version);
     let durable = version.durable_seq;
     let active = Arc::new(Memtable::new());
     let mut last = durable;
@@ -58,7 +61,7 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
             random: options.random,
         };
         let mut first = None;
-        let (log_opened, found) =
+        let (log_opened, replayed) =
             Log::open(vfs.clone(), log_options, opened.log, durable + 1, &mut |seq, kind, payload| {
                 first.get_or_insert(seq);
                 if seq <= durable || kind != Kind::Batch {
@@ -74,12 +77,13 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
                 last = seq;
                 Ok(())
             })?;
-        if found.first_seq.is_some_and(|first| first > durable + 1) {
-            let reason = format!("it begins at seq {:?}, but tables end at seq {durable}", found.first_seq);
+        if replayed.first_seq.is_some_and(|first| first > durable + 1) {
+            let reason =
+                format!("it begins at seq {:?}, but tables end at seq {durable}", replayed.first_seq);
             return Err(Error::corrupt("the log", 0, reason));
         }
         log = Some(Arc::new(log_opened));
-        recovery = found;
+        recovery = replayed;
     }
     let view = View { active, frozen: Vec::new(), version: Arc::new(version) };
     let picker = Arc::new(Leveled::new(&options));
@@ -89,7 +93,8 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
         files,
         view: ArcSwap::from_pointee(view),
         visible: AtomicU64::new(last),
-        next_file: AtomicU64::new(opened.next_file.max(unused)),
+        next_file: AtomicU64::new(opened.next_file.max(found.next_number())),
+        orphans: Mutex::new(orphans),
         manifest: Mutex::new(opened.manifest),
         work: Mutex::new(Work::default()),
         bell: Condvar::new(),
@@ -99,42 +104,55 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
     Ok(Opened { background, recovery, lock })
 }
 
-/// The first file number above all that are there: a leftover of a crash keeps its name until the orphans are removed, and
-/// a flush during replay must not meet it.
-///
-/// A folder with tables but without a manifest has lost it: starting afresh would hide everything.
-fn first_unused_number(dir: &Path, options: &Options) -> Result<u64> {
-    let names = options.vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
-    let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
-    if ends(".manifest").is_none() {
-        if let Some(name) = ends(".sst").or(ends(".att")) {
-            return Err(Error::corrupt("the manifest", 0, format!("it is missing, but {name} is there")));
-        }
-    }
-    let number = |name: &String| {
-        let (number, ending) = name.split_once('.')?;
-        matches!(ending, "sst" | "att").then_some(())?;
-        number.parse::<u64>().ok()
-    };
-    Ok(names.iter().filter_map(number).max().map_or(1, |number| number + 1))
+/// The tables and attachments in the folder when it was opened.
+struct Found {
+    dir: PathBuf,
+    names: Vec<(u64, String)>,
 }
 
-/// Removes tables and attachments that the manifest does not name.
-pub(crate) fn remove_orphans(shared: &Shared) -> Result<()> {
-    let names = shared.options.vfs.list(&shared.dir).map_err(|e| Error::io("list", &shared.dir, e))?;
-    let version = shared.view.load().version.clone();
-    for name in names {
-        let Some((number, ending)) = name.split_once('.') else { continue };
-        let Ok(number) = number.parse::<u64>() else { continue };
-        let live = match ending {
-            "sst" => version.levels.iter().flatten().any(|table| table.meta.number == number),
-            "att" => version.attachments.contains_key(&number),
-            _ => true,
-        };
-        if !live {
-            let path = shared.dir.join(&name);
-            shared.options.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+impl Found {
+    /// A folder with tables but without a manifest has lost it: starting afresh would hide everything.
+    fn list(dir: &Path, options: &Options) -> Result<Found> {
+        let names = options.vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+        let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
+        if ends(".manifest").is_none() {
+            if let Some(name) = ends(".sst").or(ends(".att")) {
+                return Err(Error::corrupt("the manifest", 0, format!("it is missing, but {name} is there")));
+            }
         }
+        let number = |name: &String| {
+            let (number, ending) = name.split_once('.')?;
+            matches!(ending, "sst" | "att").then_some(())?;
+            number.parse::<u64>().ok()
+        };
+        let names = names.into_iter().filter_map(|name| Some((number(&name)?, name))).collect();
+        Ok(Found { dir: dir.to_path_buf(), names })
+    }
+
+    /// Above all that are there: a leftover of a crash keeps its name until the orphans are removed, and a flush during
+    /// replay must not meet it.
+    fn next_number(&self) -> u64 {
+        self.names.iter().map(|(number, _)| number + 1).max().unwrap_or(1)
+    }
+
+    /// Those that the manifest does not name.
+    fn orphans(&self, version: &Version) -> Vec<PathBuf> {
+        let is_live = |number: u64, name: &str| {
+            if name.ends_with(".sst") {
+                version.levels.iter().flatten().any(|table| table.meta.number == number)
+            } else {
+                version.attachments.contains_key(&number)
+            }
+        };
+        let orphans = self.names.iter().filter(|(number, name)| !is_live(*number, name));
+        orphans.map(|(_, name)| self.dir.join(name)).collect()
+    }
+}
+
+/// Removes the tables and attachments that the manifest did not name at opening.
+pub(crate) fn remove_orphans(shared: &Shared) -> Result<()> {
+    for path in std::mem::take(&mut *shared.orphans.lock()) {
+        shared.options.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
     }
     Ok(())
 }

@@ -95,6 +95,8 @@ pub(crate) struct Shared {
     /// Readers see versions up to here.
     pub visible: AtomicU64,
     pub next_file: AtomicU64,
+    /// Files that nothing named at opening, until they are removed.
+    pub orphans: Mutex<Vec<PathBuf>>,
     pub manifest: Mutex<Manifest>,
     pub work: Mutex<Work>,
     /// Rung when there is work, and when work is done.

@@ -47,7 +47,8 @@ pub(super) struct Scan {
     /// Where the proven part of the last segment ends, and the crc of the record before it.
     pub proven: u64,
     pub proven_crc: u32,
-    /// Encoded payloads of the last segment after `proven`: to be written again before anything is acknowledged.
+    /// The last segment's records after `proven`, but for vouching ones: to be written again before anything is
+    /// acknowledged.
     pub unproven: Vec<(u64, Kind, Vec<u8>)>,
     /// Temporary files of an interrupted creation.
     pub leftovers: Vec<String>,
@@ -179,6 +180,9 @@ pub(super) fn scan(
         for (start, record_crc, seq, kind) in records {
             if (start as u64) < scan.proven {
                 scan.proven_crc = record_crc;
+            } else if matches!(kind, Kind::Seal | Kind::Vouch) {
+                // It has the seq of the record it vouches for: written again, it would be the first of a segment that
+                // seems to hold that record, and the segment that does hold it could be purged.
             } else if let Some(Record { payload, .. }) = segment::decode_record(&bytes, start, header.tag) {
                 scan.unproven.push((seq, kind, payload.to_vec()));
             }

@@ -191,7 +191,9 @@ impl Log {
         state.check()?;
         // A segment that holds no record yet takes any record, growing if it must.
         if state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
-            state = self.rotate(state, seq, need)?;
+            // A vouching record repeats the seq of the record before it, which stays behind in the full segment.
+            let first_seq = if matches!(kind, Kind::Vouch | Kind::Seal) { seq + 1 } else { seq };
+            state = self.rotate(state, first_seq, need)?;
         } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.busy {
             state = self.lead(state, false)?;
         }
