@@ -1,8 +1,8 @@
 //! `lumen import`: a file of documents into a collection, with progress, in requests that can be sent again.
 //!
-//! A reader thread cuts the file into requests of a few megabytes; two are under way at a time, so that the server
-//! works on one while the other travels. Where a file has the same id twice within a few megabytes, either may win;
-//! everywhere else the later line does.
+//! A reader thread cuts the file into requests of a few megabytes, sent one after the other, so that of two lines with the
+//! same id the later one wins. The next request is read and cut while one is under way, and the server keeps several
+//! batches of a request in flight by itself.
 
 use std::collections::VecDeque;
 use std::fs::File;

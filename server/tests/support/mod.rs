@@ -70,6 +70,11 @@ impl Server {
         server
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by name, as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
