@@ -8,6 +8,7 @@ use crate::log::{self, Kind};
 use crate::table::block::{Block, BlockCursor};
 use crate::table::builder::TableMeta;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
+use crate::version::Version;
 use crate::version::edit::Edit;
 
 /// A key or value for people: text where it is printable, escapes elsewhere, cut after 60 bytes.
@@ -70,6 +71,27 @@ fn edit_text(edit: &Edit) -> String {
         }));
     }
     parts.join("; ")
+}
+
+/// What is live as text: a line for each table, range delete and attachment.
+pub(crate) fn version(version: &Version) -> String {
+    let mut lines = Vec::new();
+    for (level, tables) in version.levels.iter().enumerate() {
+        lines.extend(tables.iter().map(|table| {
+            let meta = &table.meta;
+            let (smallest, largest) = (printable(&meta.smallest), printable(&meta.largest));
+            let (puts, deletes) = (meta.entries - meta.deletes, meta.deletes);
+            format!("L{level} table {} [{smallest} .. {largest}] {puts} puts, {deletes} deletes", meta.number)
+        }));
+    }
+    lines.extend(version.range_deletes.list().iter().map(|range| {
+        let (start, end) = (printable(&range.start), printable(&range.end));
+        format!("range delete {start}..{end} before seq {}", range.seq)
+    }));
+    lines.extend(version.attachments.values().map(|attachment| {
+        format!("file {} kind {} {} bytes", attachment.meta.number, attachment.meta.kind, attachment.meta.len)
+    }));
+    if lines.is_empty() { "(empty)".into() } else { lines.join("\n") }
 }
 
 /// Writes a table as text: footer, properties, then every block with its entries.
