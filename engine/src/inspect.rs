@@ -104,10 +104,12 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
         Ok(footer) => footer,
         Err(reason) => return writeln!(out, "{name}: no table: {reason}"),
     };
+    let find = |handle: Handle| {
+        let start = usize::try_from(handle.offset).ok()?;
+        bytes.get(start..start.checked_add(handle.len)?)
+    };
     let open = |handle: Handle, kind| {
-        let start = usize::try_from(handle.offset).map_err(|_| "offset out of range".to_string())?;
-        let end = start.checked_add(handle.len).ok_or("block outside the file")?;
-        let block = bytes.get(start..end).ok_or("block outside the file")?;
+        let block = find(handle).ok_or("block outside the file")?;
         footer::open(block, kind, footer.uid, handle.offset).map_err(|reason| reason.into_owned())
     };
     writeln!(out, "table uid {:016x}, {} bytes", footer.uid, bytes.len())?;
@@ -141,7 +143,8 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
         let (Some(offset), Some(len)) = (decoder.varint(), decoder.length()) else {
             return writeln!(out, "DAMAGE: malformed index entry");
         };
-        writeln!(out, "block at {offset}, {len} bytes, up to {}", printable(entry.key))?;
+        let codec = find(Handle { offset, len }).map_or("outside the file", footer::codec_name);
+        writeln!(out, "block at {offset}, {len} bytes, {codec}, up to {}", printable(entry.key))?;
         match open(Handle { offset, len }, BlockKind::Data).map(Block::new) {
             Ok(Some(block)) => block_text(block, out)?,
             Ok(None) => writeln!(out, "  DAMAGE: malformed block")?,
