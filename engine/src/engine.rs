@@ -284,6 +284,11 @@ impl Engine {
         Ok(problems)
     }
 
+    /// The tree as text, for people and golden tests: tables level by level, range deletes, attachments.
+    pub fn shape(&self) -> String {
+        crate::inspect::version(&self.shared.view.load().version)
+    }
+
     /// Gauges and counters.
     pub fn stats(&self) -> Stats {
         let view = self.shared.view.load();

@@ -22,14 +22,15 @@ pub(crate) fn run(shared: &Arc<Shared>, mut task: FlushTask, log: Option<&Log>) 
         log.sync(log.end())?;
     }
     let mut edit = Edit { durable_seq: Some(task.seq), ..Edit::default() };
+    edit.add_ranges = task.memtable.range_deletes();
+    if !edit.add_ranges.is_empty() {
+        // Taken before the table's number: the table is written with them in force and needs no rewriting for them.
+        let floor = shared.next_file();
+        edit.add_ranges.iter_mut().for_each(|range| range.floor = floor);
+    }
     if let Some(meta) = write_table(shared, &task.memtable)? {
         shared.counters.flushed_bytes.fetch_add(meta.len, Ordering::Relaxed);
         edit.add.push((0, meta));
-    }
-    edit.add_ranges = task.memtable.range_deletes();
-    if !edit.add_ranges.is_empty() {
-        let floor = shared.next_file();
-        edit.add_ranges.iter_mut().for_each(|range| range.floor = floor);
     }
     edit.log = log.map(Log::durable);
     let files = Attachments { shared: shared.clone() };

@@ -8,6 +8,7 @@ use crate::log::{self, Kind};
 use crate::table::block::{Block, BlockCursor};
 use crate::table::builder::TableMeta;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
+use crate::version::Version;
 use crate::version::edit::Edit;
 
 /// A key or value for people: text where it is printable, escapes elsewhere, cut after 60 bytes.
@@ -72,6 +73,27 @@ fn edit_text(edit: &Edit) -> String {
     parts.join("; ")
 }
 
+/// What is live as text: a line for each table, range delete and attachment.
+pub(crate) fn version(version: &Version) -> String {
+    let mut lines = Vec::new();
+    for (level, tables) in version.levels.iter().enumerate() {
+        lines.extend(tables.iter().map(|table| {
+            let meta = &table.meta;
+            let (smallest, largest) = (printable(&meta.smallest), printable(&meta.largest));
+            let (puts, deletes) = (meta.entries - meta.deletes, meta.deletes);
+            format!("L{level} table {} [{smallest} .. {largest}] {puts} puts, {deletes} deletes", meta.number)
+        }));
+    }
+    lines.extend(version.range_deletes.list().iter().map(|range| {
+        let (start, end) = (printable(&range.start), printable(&range.end));
+        format!("range delete {start}..{end} before seq {}", range.seq)
+    }));
+    lines.extend(version.attachments.values().map(|attachment| {
+        format!("file {} kind {} {} bytes", attachment.meta.number, attachment.meta.kind, attachment.meta.len)
+    }));
+    if lines.is_empty() { "(empty)".into() } else { lines.join("\n") }
+}
+
 /// Writes a table as text: footer, properties, then every block with its entries.
 pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
     let Some(footer_at) = bytes.len().checked_sub(FOOTER_BYTES) else {
@@ -82,10 +104,12 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
         Ok(footer) => footer,
         Err(reason) => return writeln!(out, "{name}: no table: {reason}"),
     };
+    let find = |handle: Handle| {
+        let start = usize::try_from(handle.offset).ok()?;
+        bytes.get(start..start.checked_add(handle.len)?)
+    };
     let open = |handle: Handle, kind| {
-        let start = usize::try_from(handle.offset).map_err(|_| "offset out of range".to_string())?;
-        let end = start.checked_add(handle.len).ok_or("block outside the file")?;
-        let block = bytes.get(start..end).ok_or("block outside the file")?;
+        let block = find(handle).ok_or("block outside the file")?;
         footer::open(block, kind, footer.uid, handle.offset).map_err(|reason| reason.into_owned())
     };
     writeln!(out, "table uid {:016x}, {} bytes", footer.uid, bytes.len())?;
@@ -119,7 +143,8 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
         let (Some(offset), Some(len)) = (decoder.varint(), decoder.length()) else {
             return writeln!(out, "DAMAGE: malformed index entry");
         };
-        writeln!(out, "block at {offset}, {len} bytes, up to {}", printable(entry.key))?;
+        let codec = find(Handle { offset, len }).map_or("outside the file", footer::codec_name);
+        writeln!(out, "block at {offset}, {len} bytes, {codec}, up to {}", printable(entry.key))?;
         match open(Handle { offset, len }, BlockKind::Data).map(Block::new) {
             Ok(Some(block)) => block_text(block, out)?,
             Ok(None) => writeln!(out, "  DAMAGE: malformed block")?,

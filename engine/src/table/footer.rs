@@ -98,6 +98,16 @@ pub(crate) fn open(
     Ok(raw)
 }
 
+/// How a block as read says that it is packed, for people.
+pub(crate) fn codec_name(bytes: &[u8]) -> &'static str {
+    match bytes.len().checked_sub(TRAILER_BYTES).map(|codec| bytes[codec]) {
+        Some(0) => "raw",
+        Some(1) => "lz4",
+        Some(2) => "zstd",
+        _ => "unknown codec",
+    }
+}
+
 /// The end of a table file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Footer {
