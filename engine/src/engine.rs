@@ -1,7 +1,7 @@
 //! The engine: open, read, write, flush, close.
 
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -31,6 +31,8 @@ pub struct Engine {
     commit: Commit,
     threads: Mutex<Vec<JoinHandle<()>>>,
     recovery: Recovery,
+    /// Leftovers of a crash, until they are removed.
+    orphans: Mutex<Vec<PathBuf>>,
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
@@ -48,6 +50,7 @@ impl Engine {
             background: opened.background,
             threads: Mutex::new(threads),
             recovery: opened.recovery,
+            orphans: Mutex::new(opened.orphans),
             lock: Mutex::new(Some(opened.lock)),
         };
         if engine.shared.options.log {
@@ -249,10 +252,13 @@ impl Engine {
         &self.recovery
     }
 
-    /// Removes files that the manifest does not name: leftovers of a crash. An owner with an outer log calls it once that
-    /// log has proved whole, because until then such a file may be all that is left of something.
+    /// Removes files that the manifest did not name at opening: leftovers of a crash. An owner with an outer log calls it
+    /// once that log has proved whole, because until then such a file may be all that is left of something.
     pub fn remove_orphans(&self) -> Result<()> {
-        recovery::remove_orphans(&self.shared)
+        for path in self.orphans.lock().drain(..) {
+            self.shared.options.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        Ok(())
     }
 
     /// Reads all tables and checks every block and count, and every attachment's checksum. `step` is called with each

@@ -1,7 +1,7 @@
 //! Opening a store: lock, manifest, log.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -18,6 +18,7 @@ use crate::options::Options;
 use crate::state::{Shared, View, Work};
 use crate::stats::Counters;
 use crate::table::cache::BlockCache;
+use crate::version::Version;
 use crate::version::manifest::{Files, Manifest};
 use crate::vfs::Lock;
 
@@ -28,6 +29,7 @@ pub(crate) const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 
 pub(crate) struct Opened {
     pub background: Background,
+    pub orphans: Vec<PathBuf>,
     pub recovery: Recovery,
     pub lock: Box<dyn Lock>,
 }
@@ -39,11 +41,13 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
         io::ErrorKind::WouldBlock => Error::InUse { path: dir.to_path_buf() },
         _ => Error::io("lock", dir, e),
     })?;
-    let unused = first_unused_number(dir, &options)?;
+    let names = vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+    let unused = first_unused_number(&names)?;
     let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
     let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
     let opened = Manifest::open(dir, &options, &files)?;
     let version = opened.version;
+    let orphans = orphans(dir, &names, &version);
     let durable = version.durable_seq;
     let active = Arc::new(Memtable::new());
     let mut last = durable;
@@ -96,45 +100,39 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
         counters: Counters::default(),
     };
     let background = Background { shared: Arc::new(shared), log, picker };
-    Ok(Opened { background, recovery, lock })
+    Ok(Opened { background, orphans, recovery, lock })
 }
 
 /// The first file number above all that are there: a leftover of a crash keeps its name until the orphans are removed, and
 /// a flush during replay must not meet it.
 ///
 /// A folder with tables but without a manifest has lost it: starting afresh would hide everything.
-fn first_unused_number(dir: &Path, options: &Options) -> Result<u64> {
-    let names = options.vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
+fn first_unused_number(names: &[String]) -> Result<u64> {
     let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
     if ends(".manifest").is_none() {
         if let Some(name) = ends(".sst").or(ends(".att")) {
             return Err(Error::corrupt("the manifest", 0, format!("it is missing, but {name} is there")));
         }
     }
-    let number = |name: &String| {
-        let (number, ending) = name.split_once('.')?;
-        matches!(ending, "sst" | "att").then_some(())?;
-        number.parse::<u64>().ok()
-    };
-    Ok(names.iter().filter_map(number).max().map_or(1, |number| number + 1))
+    let numbers = names.iter().filter_map(|name| numbered(name)).map(|(number, _)| number);
+    Ok(numbers.max().map_or(1, |number| number + 1))
 }
 
-/// Removes tables and attachments that the manifest does not name.
-pub(crate) fn remove_orphans(shared: &Shared) -> Result<()> {
-    let names = shared.options.vfs.list(&shared.dir).map_err(|e| Error::io("list", &shared.dir, e))?;
-    let version = shared.view.load().version.clone();
-    for name in names {
-        let Some((number, ending)) = name.split_once('.') else { continue };
-        let Ok(number) = number.parse::<u64>() else { continue };
-        let live = match ending {
-            "sst" => version.levels.iter().flatten().any(|table| table.meta.number == number),
-            "att" => version.attachments.contains_key(&number),
-            _ => true,
-        };
-        if !live {
-            let path = shared.dir.join(&name);
-            shared.options.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-        }
-    }
-    Ok(())
+/// The number and the ending of a table's or an attachment's name.
+fn numbered(name: &str) -> Option<(u64, &str)> {
+    let (number, ending) = name.split_once('.')?;
+    matches!(ending, "sst" | "att").then_some(())?;
+    Some((number.parse().ok()?, ending))
+}
+
+/// Tables and attachments that the manifest does not name: leftovers of a crash.
+///
+/// Decided before anything is flushed or compacted: from then on the folder also holds files that are written and not yet
+/// named, and to take those for leftovers would lose them.
+fn orphans(dir: &Path, names: &[String], version: &Version) -> Vec<PathBuf> {
+    let live = |(number, ending): (u64, &str)| match ending {
+        "sst" => version.levels.iter().flatten().any(|table| table.meta.number == number),
+        _ => version.attachments.contains_key(&number),
+    };
+    names.iter().filter(|name| numbered(name).is_some_and(|n| !live(n))).map(|name| dir.join(name)).collect()
 }
