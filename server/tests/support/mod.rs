@@ -1,7 +1,7 @@
 //! What the tests of the program share: a real `lumen` process in a folder of its own, and a plain HTTP client.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -73,6 +73,12 @@ impl Server {
     /// Sends a signal by name, as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
+    }
+
+    /// Ends it as a power switch would, as far as a process can be: nothing more of it runs.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("the server is killed");
+        self.child.wait().expect("the server ends");
     }
 
     /// Waits for its end.
@@ -175,22 +181,24 @@ pub(crate) struct Answer {
 impl Answer {
     /// Reads one.
     pub(crate) fn read(stream: &mut impl BufRead) -> Answer {
-        let mut line = String::new();
-        stream.read_line(&mut line).expect("a status line");
+        Answer::try_read(stream).expect("a whole answer")
+    }
+
+    /// Reads one from a server that may be gone.
+    pub(crate) fn try_read(stream: &mut impl BufRead) -> io::Result<Answer> {
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+        let line = read_line(stream)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("no status line but {line:?}"));
+        let status = status.ok_or_else(|| bad(&format!("no status line but {line:?}")))?;
         let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            stream.read_line(&mut line).expect("a header");
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        while let Some((name, value)) = read_line(stream)?.trim_end().split_once(':') {
             headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
-        let length = answer.header("content-length").map_or(0, |length| length.parse().expect("a length"));
-        answer.body.resize(length, 0);
-        stream.read_exact(&mut answer.body).expect("the whole body");
-        answer
+        let length = answer.header("content-length").map_or(Ok(0), str::parse);
+        answer.body.resize(length.map_err(|_| bad("no length"))?, 0);
+        stream.read_exact(&mut answer.body)?;
+        Ok(answer)
     }
 
     /// A header's value.
@@ -220,6 +228,54 @@ impl Answer {
         assert_eq!(body["error"]["type"], kind, "{body}");
         assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
         body["error"].clone()
+    }
+}
+
+/// A line with its end: without one, the server broke off.
+fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    if line.ends_with('\n') { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// One connection for many requests, to a server that may go away.
+pub(crate) struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    /// Connects.
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Connection(BufReader::new(stream)))
+    }
+
+    /// One request and its answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        Answer::try_read(&mut self.0)
+    }
+}
+
+/// Numbers that a seed repeats (SplitMix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// Any number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
     }
 }
 
