@@ -195,6 +195,18 @@ impl Answer {
             headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
+        if answer.header("transfer-encoding") == Some("chunked") {
+            loop {
+                let size = usize::from_str_radix(read_line(stream)?.trim_end(), 16);
+                let (size, start) = (size.map_err(|_| bad("no size of a chunk"))?, answer.body.len());
+                answer.body.resize(start + size, 0);
+                stream.read_exact(&mut answer.body[start..])?;
+                read_line(stream)?;
+                if size == 0 {
+                    return Ok(answer);
+                }
+            }
+        }
         let length = answer.header("content-length").map_or(Ok(0), str::parse);
         answer.body.resize(length.map_err(|_| bad("no length"))?, 0);
         stream.read_exact(&mut answer.body)?;
