@@ -177,12 +177,24 @@ impl Failure {
         self
     }
 
+    /// Whole seconds after which it is worth to try again, if it ever is.
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        match (self.retry_after, self.kind) {
+            (Some(after), _) => Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)),
+            (None, Kind::Unavailable) => Some(1),
+            (None, _) => None,
+        }
+    }
+
     /// `{"type","message",…}`; `request_id` names the request where there is one.
     pub(crate) fn to_json(&self, request_id: Option<&str>) -> Value {
         let mut error = Map::new();
         error.insert("type".into(), self.kind.name().into());
         error.insert("message".into(), self.message.as_str().into());
         error.extend(self.details.clone());
+        if let Some(seconds) = self.retry_after_s() {
+            error.insert("retry_after_s".into(), seconds.into());
+        }
         if let Some(id) = request_id {
             error.insert("request_id".into(), id.into());
         }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod body;
 mod cli;
 mod config;
 mod error;

@@ -8,26 +8,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
-use support::{Connection, Server};
+use support::{Connection, Random, Server};
 
 const CLIENTS: u64 = 16;
 /// Each client's own documents: few, so that they are replaced and deleted often.
 const KEYS: u64 = 24;
 /// Documents of one import.
 const BATCH: u64 = 5;
-
-/// Pseudo-random numbers (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % end
-    }
-}
 
 /// Which version each document is at, by key; a key that is missing has no document.
 type Versions = BTreeMap<u64, u64>;

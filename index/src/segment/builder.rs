@@ -54,7 +54,8 @@ pub(crate) struct SegmentBuilder<'a> {
     documents: Documents,
     output: Output<'a>,
     sections: Vec<(u8, u16, Section)>,
-    dictionary: DictionaryBuilder,
+    /// Until it is written.
+    dictionary: Option<DictionaryBuilder>,
     encoder: ListEncoder,
     buffer: Vec<u8>,
     key: Vec<u8>,
@@ -79,7 +80,7 @@ impl<'a> SegmentBuilder<'a> {
             documents,
             output,
             sections: Vec::new(),
-            dictionary: DictionaryBuilder::new(),
+            dictionary: Some(DictionaryBuilder::new()),
             encoder: ListEncoder::default(),
             buffer: Vec::new(),
             key: Vec::new(),
@@ -96,9 +97,9 @@ impl<'a> SegmentBuilder<'a> {
     /// Writes the rest: `columns` has one per field.
     pub(crate) fn finish(mut self, columns: &[Column]) -> Result<SegmentSummary, Error> {
         let docs = self.documents.uids.len() as u32;
-        let terms = self.dictionary.count;
+        let terms = self.dictionary.as_ref().map_or(0, |dictionary| dictionary.count);
         self.sections.push((POST, 0, Section { offset: HEADER_BYTES as u64, len: self.list_at }));
-        let dictionary = std::mem::replace(&mut self.dictionary, DictionaryBuilder::new()).finish();
+        let dictionary = self.dictionary.take().map_or_else(Default::default, DictionaryBuilder::finish);
         self.section(DICT, 0, &dictionary.dict)?;
         self.section(TERMS, 0, &dictionary.terms)?;
         self.section(PLACES, 0, &dictionary.places)?;
@@ -191,7 +192,8 @@ impl Sink for SegmentBuilder<'_> {
         if len > u64::from(u32::MAX) {
             return Err(Error::TooLarge { what: "posting list" });
         }
-        self.dictionary.add(&self.key, TermFacts { df, len, positions_len });
+        let dictionary = self.dictionary.as_mut().expect("terms come before the end");
+        dictionary.add(&self.key, TermFacts { df, len, positions_len });
         self.output.write(&self.buffer)?;
         self.list_at += len;
         Ok(())

@@ -56,6 +56,7 @@ pub(crate) struct DictionaryBuilder {
 }
 
 /// The sections that a dictionary consists of.
+#[derive(Default)]
 pub(crate) struct DictionaryBytes {
     pub(crate) dict: Vec<u8>,
     pub(crate) terms: Vec<u8>,

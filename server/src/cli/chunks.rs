@@ -1,18 +1,15 @@
-//! A file of lines, cut into requests: each a few megabytes of whole lines that know their numbers.
+//! A file of lines, cut into pieces of whole lines that know their numbers.
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
 
-/// A request is cut at the last line end before this many bytes: large enough to keep the server's pipeline full, small
-/// enough to show progress and to be sent again.
-const CHUNK_BYTES: usize = 6 << 20;
-
-/// Lines in a request: the server lists every rejected one, and the list has to stay small too.
-const CHUNK_LINES_MAX: usize = 50_000;
+/// A piece is cut at the last line end before this many bytes: large enough that its cost is in its bytes, small enough
+/// that what is kept until the server has decided it stays small.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// A line longer than this is not sent: the server takes none longer than 16 MiB.
-const LINE_BYTES_MAX: usize = 16 << 20;
+pub(crate) const LINE_BYTES_MAX: usize = 16 << 20;
 
 /// Lines on their way to the server.
 pub(crate) struct Chunk {
@@ -20,23 +17,30 @@ pub(crate) struct Chunk {
     pub(crate) first_line: u64,
     /// Lines in it; the last may lack its end.
     pub(crate) lines: u64,
-    /// The lines.
+    /// The lines. Of a line that is too long, only its end: the server counts it and finds nothing in it.
     pub(crate) text: Bytes,
     /// Where in the file the chunk ends.
     pub(crate) end: u64,
+    /// It was one line, longer than any server takes.
+    pub(crate) too_long: bool,
 }
 
-/// What comes next in the file.
-pub(crate) enum Next {
-    /// Lines to send.
-    Chunk(Chunk),
-    /// A line that is longer than any server takes; it is skipped.
-    TooLong {
-        /// Its number.
-        line: u64,
-    },
-    /// The file's end.
-    End,
+impl Chunk {
+    /// Number of the last line.
+    pub(crate) fn last_line(&self) -> u64 {
+        self.first_line + self.lines - 1
+    }
+
+    /// The lines from `line` on.
+    pub(crate) fn text_from(&self, line: u64) -> Bytes {
+        match line.checked_sub(self.first_line + 1) {
+            None => self.text.clone(),
+            Some(nth) => match memchr::memchr_iter(b'\n', &self.text).nth(nth as usize) {
+                Some(newline) => self.text.slice(newline + 1..),
+                None => Bytes::new(),
+            },
+        }
+    }
 }
 
 /// Reads a file and cuts it.
@@ -74,34 +78,28 @@ impl ChunkReader {
             .collect())
     }
 
-    /// The next lines.
-    pub(crate) fn next(&mut self) -> io::Result<Next> {
+    /// The next lines; none at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Chunk>> {
         while !self.at_end && self.buffer.len() < CHUNK_BYTES {
             self.fill()?;
         }
         loop {
-            if self.buffer.is_empty() && self.at_end {
-                return Ok(Next::End);
+            if self.at_end && self.buffer.len() <= CHUNK_BYTES {
+                return Ok((!self.buffer.is_empty()).then(|| self.cut(self.buffer.len())));
             }
             let window = &self.buffer[..self.buffer.len().min(CHUNK_BYTES)];
-            if let Some(nth_end) = memchr::memchr_iter(b'\n', window).nth(CHUNK_LINES_MAX - 1) {
-                return Ok(self.cut(nth_end + 1));
-            }
-            if self.at_end && self.buffer.len() <= CHUNK_BYTES {
-                return Ok(self.cut(self.buffer.len()));
-            }
             if let Some(last_end) = memchr::memrchr(b'\n', window) {
-                return Ok(self.cut(last_end + 1));
+                return Ok(Some(self.cut(last_end + 1)));
             }
-            // One line fills the window: a request of its own, if it is not too long.
+            // One line fills the window: a chunk of its own, if it is not too long.
             if let Some(end) = memchr::memchr(b'\n', &self.buffer) {
-                return Ok(if end > LINE_BYTES_MAX { self.skip(end + 1) } else { self.cut(end + 1) });
+                return Ok(Some(if end > LINE_BYTES_MAX { self.skip(end + 1) } else { self.cut(end + 1) }));
             }
             if self.buffer.len() > LINE_BYTES_MAX {
-                return self.skip_unended();
+                return self.skip_unended().map(Some);
             }
             if self.at_end {
-                return Ok(self.cut(self.buffer.len()));
+                return Ok(Some(self.cut(self.buffer.len())));
             }
             self.fill()?;
         }
@@ -122,27 +120,28 @@ impl ChunkReader {
         Ok(())
     }
 
-    fn cut(&mut self, end: usize) -> Next {
+    fn cut(&mut self, end: usize) -> Chunk {
         let rest = self.buffer.split_off(end);
         let text = std::mem::replace(&mut self.buffer, rest);
         let ended = memchr::memchr_iter(b'\n', &text).count() as u64;
         let lines = ended + u64::from(text.last() != Some(&b'\n'));
-        let first_line = self.line;
-        self.line += lines;
-        self.offset += end as u64;
-        Next::Chunk(Chunk { first_line, lines, text: Bytes::from(text), end: self.offset })
+        self.chunk(lines, Bytes::from(text), end, false)
     }
 
-    fn skip(&mut self, end: usize) -> Next {
+    fn chunk(&mut self, lines: u64, text: Bytes, bytes: usize, too_long: bool) -> Chunk {
+        let first_line = self.line;
+        self.line += lines;
+        self.offset += bytes as u64;
+        Chunk { first_line, lines, text, end: self.offset, too_long }
+    }
+
+    fn skip(&mut self, end: usize) -> Chunk {
         self.buffer.drain(..end);
-        self.offset += end as u64;
-        let line = self.line;
-        self.line += 1;
-        Next::TooLong { line }
+        self.chunk(1, Bytes::from_static(b"\n"), end, true)
     }
 
     /// Throws away a line whose end is not in memory.
-    fn skip_unended(&mut self) -> io::Result<Next> {
+    fn skip_unended(&mut self) -> io::Result<Chunk> {
         loop {
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
@@ -163,14 +162,9 @@ mod tests {
 
     fn chunks(input: Vec<u8>) -> Vec<(u64, u64, usize)> {
         let mut reader = ChunkReader::new(Box::new(io::Cursor::new(input)));
-        let mut out = Vec::new();
-        loop {
-            match reader.next().unwrap() {
-                Next::Chunk(chunk) => out.push((chunk.first_line, chunk.lines, chunk.text.len())),
-                Next::TooLong { line } => out.push((line, 0, 0)),
-                Next::End => return out,
-            }
-        }
+        std::iter::from_fn(|| reader.next().unwrap())
+            .map(|chunk| (chunk.first_line, chunk.lines, if chunk.too_long { 0 } else { chunk.text.len() }))
+            .collect()
     }
 
     #[test]
@@ -193,19 +187,26 @@ mod tests {
     }
 
     #[test]
-    fn short_lines_are_bounded_by_number_and_long_ones_skipped() {
-        let short = b"\n".repeat(120_000);
-        assert_eq!(chunks(short).iter().map(|c| c.1).collect::<Vec<_>>(), vec![50_000, 50_000, 20_000]);
+    fn lines_that_are_too_long_keep_their_number() {
         let long = [b"a\n".to_vec(), vec![b'x'; 20 << 20], b"\nb\n".to_vec()].concat();
-        assert_eq!(chunks(long), vec![(1, 1, 2), (2, 0, 0), (3, 1, 2)]);
+        assert_eq!(chunks(long), vec![(1, 1, 2), (2, 1, 0), (3, 1, 2)]);
         let medium = [vec![b'x'; 10 << 20], b"\nb".to_vec()].concat();
         assert_eq!(chunks(medium), vec![(1, 1, (10 << 20) + 1), (2, 1, 1)]);
+    }
+
+    #[test]
+    fn the_rest_of_a_chunk_begins_at_a_line() {
+        let text = Bytes::from_static(b"a\nb\nc");
+        let chunk = Chunk { first_line: 10, lines: 3, text, end: 5, too_long: false };
+        assert_eq!(chunk.last_line(), 12);
+        let rests: Vec<Bytes> = (9..14).map(|line| chunk.text_from(line)).collect();
+        assert_eq!(rests, ["a\nb\nc", "a\nb\nc", "b\nc", "c", ""]);
     }
 
     #[test]
     fn a_sample_takes_nothing_out() {
         let mut reader = ChunkReader::new(Box::new(io::Cursor::new(b"a\n\nb\nc".to_vec())));
         assert_eq!(reader.sample(2).unwrap(), vec![&b"a"[..], &b"b"[..]]);
-        assert!(matches!(reader.next().unwrap(), Next::Chunk(chunk) if chunk.text == "a\n\nb\nc"));
+        assert_eq!(reader.next().unwrap().unwrap().text, "a\n\nb\nc");
     }
 }

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderMap, Method, Request, header};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client as Pool;
+use http::{Method, Request, header};
+use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as Pool, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use tokio::sync::mpsc;
 
+use crate::body::Body;
 use crate::error::{Failure, Kind};
 
 /// Which server to talk to.
@@ -27,21 +29,19 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 
 /// No answer takes longer than this, unless the server hangs: an import of a chunk waits at most a minute for a busy
 /// database, and a search is given up after seconds.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
+pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Talks to one server.
 #[derive(Clone)]
 pub(crate) struct Client {
     base: String,
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    pool: Pool<HttpConnector, Body>,
 }
 
 /// What the server said.
 pub(crate) struct Answer {
     /// The HTTP status.
     pub(crate) status: u16,
-    /// The headers.
-    pub(crate) headers: HeaderMap,
     /// The body.
     pub(crate) body: Bytes,
 }
@@ -66,24 +66,53 @@ impl Client {
 
     /// Sends a request and reads the whole answer.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
-        let unavailable =
-            |why: String| Failure::new(Kind::Unavailable, format!("no answer from {}: {why}", self.base));
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| Failure::new(Kind::BadRequest, error.to_string()))?;
+        let request = self.request(method, path, Body::whole(body))?;
         let exchange = async {
-            let response = self.pool.request(request).await.map_err(|error| unavailable(reason(&error)))?;
+            let response = self.pool.request(request).await.map_err(|error| self.no_answer(&error))?;
             let (parts, body) = response.into_parts();
-            let body = body.collect().await.map_err(|error| unavailable(reason(&error)))?.to_bytes();
-            Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+            let body = body.collect().await.map_err(|error| self.no_answer(&error))?.to_bytes();
+            Ok(Answer { status: parts.status.as_u16(), body })
         };
         match tokio::time::timeout(ANSWER_TIME_MAX, exchange).await {
             Ok(answer) => answer,
-            Err(_) => Err(unavailable(format!("nothing came within {ANSWER_TIME_MAX:?}"))),
+            Err(_) => Err(self.silent()),
         }
+    }
+
+    /// Starts a request whose body goes through the sender, of which the answer may come meanwhile.
+    pub(crate) fn stream(
+        &self,
+        path: &str,
+        waiting_max: usize,
+    ) -> Result<(mpsc::Sender<Bytes>, ResponseFuture), Failure> {
+        let (sender, body) = Body::pieces(waiting_max);
+        let request = self.request(Method::POST, path, body)?;
+        Ok((sender, self.pool.request(request)))
+    }
+
+    /// The server broke off, or was never there.
+    pub(crate) fn no_answer(&self, error: &dyn std::error::Error) -> Failure {
+        Failure::new(Kind::Unavailable, format!("no answer from {}: {}", self.base, reason(error)))
+    }
+
+    /// The answer ended before it was complete.
+    pub(crate) fn broke_off(&self) -> Failure {
+        Failure::new(Kind::Unavailable, format!("the answer from {} breaks off", self.base))
+    }
+
+    /// The server says nothing.
+    pub(crate) fn silent(&self) -> Failure {
+        let message = format!("no answer from {}: nothing came within {ANSWER_TIME_MAX:?}", self.base);
+        Failure::new(Kind::Unavailable, message)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>, Failure> {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| Failure::new(Kind::BadRequest, error.to_string()))
     }
 
     /// Sends a request whose answer has to be a success.
@@ -113,12 +142,6 @@ impl Answer {
             None => Failure::new(Kind::Internal, format!("the server answered with status {}", self.status)),
         }
     }
-
-    /// How long the server wants to be left alone.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-        Some(Duration::from_secs(seconds))
-    }
 }
 
 /// Reads a server's `error` object back.
@@ -128,7 +151,9 @@ pub(crate) fn failure_from(error: &Value) -> Failure {
     if let Some(hint) = error["hint"].as_str() {
         message = format!("{message} ({hint})");
     }
-    Failure::new(Kind::from_name(name).unwrap_or(Kind::Internal), message)
+    let mut failure = Failure::new(Kind::from_name(name).unwrap_or(Kind::Internal), message);
+    failure.retry_after = error["retry_after_s"].as_u64().map(Duration::from_secs);
+    failure
 }
 
 /// A piece of text as one segment of a path, or a value in a query.

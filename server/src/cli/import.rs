@@ -1,32 +1,32 @@
-//! `lumen import`: a file of documents into a collection, with progress, in requests that can be sent again.
+//! `lumen import`: a file of documents into a collection, with progress.
 //!
-//! A reader thread cuts the file into requests of a few megabytes, sent one after the other, so that of two lines with the
-//! same id the later one wins. The next request is read and cut while one is under way, and the server keeps several
-//! batches of a request in flight by itself.
+//! One request streams the file, so that its order is kept: of two lines with the same id the later one wins. The server
+//! says as it goes which lines are decided; what is not is kept in memory, and when the server is busy for long the next
+//! request goes on with it.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
-use super::chunks::{ChunkReader, Next};
+use super::chunks::ChunkReader;
 use super::client::{Client, Server, encode};
 use super::infer::{self, SAMPLE_LINES};
 use super::io_failure;
-use super::progress::Progress;
-use super::send::{Sent, send};
+use super::report::Report;
+use super::send::{self, Ended, request, take};
+use super::transfer::Transfer;
 use crate::error::{Failure, Kind, exit};
 
-/// Requests under way. One, so that of two lines with the same id the later one wins; the next is read and cut meanwhile,
-/// and the server keeps several batches of one request in flight by itself.
-const REQUESTS_IN_FLIGHT: usize = 1;
+/// A server that is busy for longer than this, and decides nothing meanwhile, is given up.
+const BUSY_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// `lumen import`
 #[derive(Args)]
@@ -160,48 +160,13 @@ pub(crate) async fn load(
     source: Source,
     rejects: Option<&Path>,
 ) -> anyhow::Result<Loaded> {
-    let path = format!("/collections/{}/import?id_field={}", encode(collection), encode(id_field));
-    let mut totals = Totals::new(source.bytes, rejects.map(Path::to_path_buf));
-    let mut interrupted = false;
-    let mut chunks = read_ahead(source.reader);
-    let mut running: VecDeque<JoinHandle<Sent>> = VecDeque::new();
-    let (stop, _) = watch::channel(false);
-    let mut failure = None;
-    while failure.is_none() && !interrupted {
-        tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => {
-                interrupted = true;
-                let _ = stop.send(true);
-            }
-            Some(sent) = oldest(&mut running), if !running.is_empty() => failure = totals.add(sent)?,
-            next = chunks.recv(), if running.len() < REQUESTS_IN_FLIGHT => match next {
-                None | Some(Ok(Next::End)) => break,
-                Some(Ok(Next::TooLong { line })) => totals.reject_too_long(line)?,
-                Some(Ok(Next::Chunk(chunk))) => {
-                    let work = send(client.clone(), path.clone(), chunk, stop.subscribe());
-                    running.push_back(tokio::spawn(work));
-                }
-                Some(Err(error)) => failure = Some(io_failure("reading", &error)),
-            },
-        }
-    }
-    while !running.is_empty() {
-        tokio::select! {
-            biased;
-            // A second Ctrl-C does not wait for the answers either.
-            _ = tokio::signal::ctrl_c(), if interrupted => break,
-            Some(sent) = oldest(&mut running) => {
-                let failed = totals.add(sent)?;
-                failure = failure.or(failed);
-            }
-        }
-    }
-    totals.report(interrupted);
-    if let Some(failure) = failure {
-        return Err(failure.into());
-    }
-    let code = match (interrupted, totals.rejected) {
+    let id_field = encode(id_field);
+    let path = format!("/collections/{}/import?id_field={id_field}&progress=true", encode(collection));
+    let mut report = Report::new(source.bytes, rejects.map(Path::to_path_buf));
+    let mut transfer = Transfer::default();
+    let ended = send_all(client, &path, read_ahead(source.reader), &mut transfer, &mut report).await;
+    report.end(&transfer, &ended);
+    let code = match (ended?, report.rejected) {
         (true, _) => exit::INTERRUPTED,
         (false, 0) => 0,
         (false, _) => exit::PARTIAL,
@@ -209,112 +174,59 @@ pub(crate) async fn load(
     Ok(Loaded { code })
 }
 
-/// The answer to the request that was sent first; none when no request is under way.
-async fn oldest(running: &mut VecDeque<JoinHandle<Sent>>) -> Option<Sent> {
-    let joined = running.front_mut()?.await;
-    running.pop_front();
-    Some(joined.unwrap_or_else(|error| Sent::broken(Failure::new(Kind::Internal, error.to_string()))))
+/// Request by request until all is decided; whether it was interrupted.
+async fn send_all(
+    client: &Client,
+    path: &str,
+    mut source: send::Source,
+    transfer: &mut Transfer,
+    report: &mut Report,
+) -> Result<bool, Failure> {
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| io_failure("waiting for Ctrl-C", &error))?;
+    let mut moved = (0, Instant::now());
+    loop {
+        if transfer.is_done() {
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(true),
+                next = source.recv() => match next {
+                    None => return Ok(false),
+                    Some(chunk) => take(chunk, transfer, report)?,
+                },
+            }
+        }
+        let ended = request(client, path, transfer, &mut source, &mut interrupt, report).await?;
+        let Ended { stopped, source_ended, interrupted } = ended;
+        if interrupted || (source_ended && stopped.is_none()) {
+            return Ok(interrupted);
+        }
+        let Some(failure) = stopped else { continue };
+        if transfer.through_line() > moved.0 {
+            moved = (transfer.through_line(), Instant::now());
+        }
+        // A pause that the server found too long says nothing of when to come again; anything else that may pass does.
+        let worth = failure.retry_after.is_some() || failure.kind == Kind::Timeout;
+        if !worth || moved.1.elapsed() > BUSY_TIME_MAX {
+            return Err(failure);
+        }
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(true),
+            () = tokio::time::sleep(failure.retry_after.unwrap_or_default()) => {}
+        }
+    }
 }
 
-/// Reads and cuts on a thread of its own, one request ahead of what is being sent.
-fn read_ahead(mut reader: ChunkReader) -> mpsc::Receiver<std::io::Result<Next>> {
+/// Reads and cuts on a thread of its own, one chunk ahead of what is being sent.
+fn read_ahead(mut reader: ChunkReader) -> send::Source {
     let (sender, receiver) = mpsc::channel(1);
     tokio::task::spawn_blocking(move || {
-        loop {
-            let next = reader.next();
-            let is_last = !matches!(next, Ok(Next::Chunk(_) | Next::TooLong { .. }));
-            // Nobody receives any more when the import stopped.
+        // Nobody receives any more when the import stopped.
+        while let Some(next) = reader.next().transpose() {
+            let is_last = next.is_err();
             if sender.blocking_send(next).is_err() || is_last {
                 return;
             }
         }
     });
     receiver
-}
-
-/// What was done so far.
-struct Totals {
-    progress: Progress,
-    bytes: u64,
-    created: u64,
-    updated: u64,
-    rejected: u64,
-    seq: u64,
-    /// Every line up to this one was answered.
-    through_line: u64,
-    rejects_path: Option<PathBuf>,
-    rejects: Option<File>,
-}
-
-impl Totals {
-    fn new(total: Option<u64>, rejects_path: Option<PathBuf>) -> Totals {
-        Totals {
-            progress: Progress::new(total),
-            bytes: 0,
-            created: 0,
-            updated: 0,
-            rejected: 0,
-            seq: 0,
-            through_line: 0,
-            rejects_path,
-            rejects: None,
-        }
-    }
-
-    /// Counts an answer; gives back why it is not a whole one.
-    fn add(&mut self, sent: Sent) -> Result<Option<Failure>, Failure> {
-        self.created += sent.created;
-        self.updated += sent.updated;
-        self.seq = self.seq.max(sent.seq);
-        for line in &sent.rejects {
-            self.reject(line)?;
-        }
-        self.rejected += sent.unlisted;
-        self.through_line = self.through_line.max(sent.through_line);
-        if sent.failure.is_none() {
-            self.bytes = self.bytes.max(sent.end);
-        }
-        self.progress.done(self.bytes, self.created + self.updated, self.rejected);
-        Ok(sent.failure)
-    }
-
-    fn reject_too_long(&mut self, line: u64) -> Result<(), Failure> {
-        let failure = Failure::too_large("the line", 16 << 20);
-        self.reject(&json!({ "line": line, "error": failure.to_json(None) }).to_string())
-    }
-
-    /// Lists a rejected line in the file, which is made when there is a first one.
-    fn reject(&mut self, line: &str) -> Result<(), Failure> {
-        self.rejected += 1;
-        let Some(path) = &self.rejects_path else { return Ok(()) };
-        let failed = |error| io_failure(&path.display().to_string(), &error);
-        if self.rejects.is_none() {
-            self.rejects = Some(File::create(path).map_err(failed)?);
-        }
-        match &mut self.rejects {
-            Some(file) => writeln!(file, "{line}").map_err(failed),
-            None => Ok(()),
-        }
-    }
-
-    fn report(&self, interrupted: bool) {
-        let how = self.progress.finish();
-        match interrupted {
-            true => eprintln!("stopped: {how}; the lines up to {} are answered", self.through_line),
-            false => eprintln!("imported {how}; all of them are searchable now"),
-        }
-        if let (Some(path), true) = (&self.rejects_path, self.rejected > 0) {
-            eprintln!("{} lines were rejected; which and why: {}", self.rejected, path.display());
-        }
-        if !std::io::stdout().is_terminal() && self.rejects_path.is_some() {
-            let summary = json!({
-                "created": self.created,
-                "updated": self.updated,
-                "rejected": self.rejected,
-                "through_line": self.through_line,
-                "seq": self.seq,
-            });
-            println!("{summary}");
-        }
-    }
 }

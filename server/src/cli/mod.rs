@@ -12,9 +12,11 @@ mod infer;
 mod members;
 mod offline;
 mod progress;
+mod report;
 mod search;
 mod send;
 mod standalone;
+mod transfer;
 
 use std::io::Write;
 use std::process::ExitCode;

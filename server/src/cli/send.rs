@@ -1,157 +1,150 @@
-//! Sends one chunk of an import until it is answered: waits when the server is busy, goes on where it stopped.
+//! One request of an import: sends while it reads what the server has decided.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
-use serde_json::Value;
-use tokio::sync::watch;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::ResponseFuture;
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::time::timeout;
 
 use super::chunks::Chunk;
-use super::client::{Answer, Client, failure_from};
-use crate::error::{Failure, Kind};
+use super::client::{ANSWER_TIME_MAX, Client};
+use super::io_failure;
+use super::report::Report;
+use super::transfer::{Heard, Transfer};
+use crate::error::Failure;
 
-/// A server that is busy for longer than this is given up.
-const BUSY_TIME_MAX: Duration = Duration::from_secs(600);
+/// Pieces on the way to the socket.
+const PIECES_MAX: usize = 2;
 
-/// What came of a chunk.
+/// When a pipe gives nothing for this long the request ends, and what comes later goes with the next: the server takes
+/// long pauses for a client that is gone.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What a source gives: chunks, an error, the end.
+pub(crate) type Source = Receiver<std::io::Result<Chunk>>;
+
+/// How a request ended.
 #[derive(Default)]
-pub(crate) struct Sent {
-    /// Where in the file the chunk ends.
-    pub(crate) end: u64,
-    /// Documents that were not there before.
-    pub(crate) created: u64,
-    /// Documents that were.
-    pub(crate) updated: u64,
-    /// Sequence number of the last of them.
-    pub(crate) seq: u64,
-    /// Rejected lines as JSON, their numbers those of the file.
-    pub(crate) rejects: Vec<String>,
-    /// Rejected lines that the server counted but did not list.
-    pub(crate) unlisted: u64,
-    /// The last line that was answered.
-    pub(crate) through_line: u64,
-    /// Why the rest of the chunk was not stored.
-    pub(crate) failure: Option<Failure>,
+pub(crate) struct Ended {
+    /// Why it stopped, as the server says it: worth another try, maybe.
+    pub(crate) stopped: Option<Failure>,
+    /// The source has no more.
+    pub(crate) source_ended: bool,
+    /// Ctrl-C was pressed; what was under way is decided.
+    pub(crate) interrupted: bool,
 }
 
-impl Sent {
-    /// Nothing came of it.
-    pub(crate) fn broken(failure: Failure) -> Sent {
-        Sent { failure: Some(failure), ..Sent::default() }
-    }
-}
-
-/// Sends a chunk. When `stop` turns true it does not start over any more, but still takes the answer under way.
-pub(crate) async fn send(
-    client: Client,
-    path: String,
-    chunk: Chunk,
-    mut stop: watch::Receiver<bool>,
-) -> Sent {
-    let mut sent = Sent { end: chunk.end, through_line: chunk.first_line - 1, ..Sent::default() };
-    let (mut text, mut first_line) = (chunk.text, chunk.first_line);
-    let deadline = Instant::now() + BUSY_TIME_MAX;
+/// Sends what the transfer holds and what the source gives, until the source ends or pauses, or the server stops.
+///
+/// An error is final: the server is gone, the file cannot be read, the list of rejects cannot be written.
+pub(crate) async fn request(
+    client: &Client,
+    path: &str,
+    transfer: &mut Transfer,
+    source: &mut Source,
+    interrupt: &mut Signal,
+    report: &mut Report,
+) -> Result<Ended, Failure> {
+    transfer.begin();
+    let (sender, response) = client.stream(path, PIECES_MAX)?;
+    let mut sender = Some(sender);
+    let mut answer = Answer { response: Some(response), body: None, status: 0, text: Vec::new() };
+    let mut ended = Ended::default();
     loop {
-        let answer = match client.send(Method::POST, &path, text.clone()).await {
-            Ok(answer) => answer,
-            Err(failure) => {
-                sent.failure = Some(failure);
-                return sent;
-            }
-        };
-        let stopped_at = sent.take(&answer, first_line);
-        let Some((failure, line)) = stopped_at else {
-            sent.through_line = chunk.first_line + chunk.lines - 1;
-            return sent;
-        };
-        text = skip_lines(text, line - first_line);
-        first_line = line;
-        sent.through_line = line - 1;
-        if failure.kind != Kind::Overloaded || Instant::now() > deadline {
-            sent.failure = Some(failure);
-            return sent;
-        }
-        let pause = answer.retry_after().unwrap_or(Duration::from_secs(1));
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => {
-                sent.failure = Some(failure);
-                return sent;
-            }
-        }
-    }
-}
-
-impl Sent {
-    /// Adds what an answer says. If the server stopped inside the chunk: why, and before which line of the file.
-    fn take(&mut self, answer: &Answer, first_line: u64) -> Option<(Failure, u64)> {
-        let mut last = Value::Null;
-        for text in answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let Ok(mut value) = serde_json::from_slice::<Value>(text) else { continue };
-            match value["line"].as_u64() {
-                Some(line) => {
-                    value["line"] = (first_line + line - 1).into();
-                    self.rejects.push(value.to_string());
+            biased;
+            _ = interrupt.recv() => {
+                // The second time nobody waits for what is under way.
+                if ended.interrupted {
+                    return Ok(ended);
                 }
-                None => last = value,
+                ended.interrupted = true;
+                sender = None;
+            }
+            line = timeout(ANSWER_TIME_MAX, answer.line(client)) => {
+                let line = line.map_err(|_| client.silent())??;
+                match transfer.hear(&line, answer.status) {
+                    Heard::Progress => report.moved(transfer),
+                    Heard::Rejected(line) => report.rejected(&line)?,
+                    Heard::End(stopped) => {
+                        report.moved(transfer);
+                        return Ok(Ended { stopped, ..ended });
+                    }
+                }
+            }
+            room = room(sender.clone()), if sender.is_some() && transfer.has_unsent() => match room {
+                Some(room) => drop(room.send(transfer.next_piece())),
+                // The connection is over; the answer says why.
+                None => sender = None,
+            },
+            next = timeout(PAUSE_MAX, source.recv()), if sender.is_some() && !transfer.has_unsent() => match next {
+                Err(_) => sender = None,
+                Ok(None) => {
+                    ended.source_ended = true;
+                    sender = None;
+                }
+                Ok(Some(chunk)) => take(chunk, transfer, report)?,
+            },
+        }
+    }
+}
+
+/// Room for a piece; none once nobody takes any.
+async fn room(sender: Option<mpsc::Sender<Bytes>>) -> Option<mpsc::OwnedPermit<Bytes>> {
+    sender?.reserve_owned().await.ok()
+}
+
+/// Takes what the source gives.
+pub(crate) fn take(
+    chunk: std::io::Result<Chunk>,
+    transfer: &mut Transfer,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let chunk = chunk.map_err(|error| io_failure("reading", &error))?;
+    if chunk.too_long {
+        report.too_long(chunk.first_line)?;
+    }
+    transfer.push(chunk);
+    Ok(())
+}
+
+/// An answer that comes line by line.
+struct Answer {
+    response: Option<ResponseFuture>,
+    body: Option<Incoming>,
+    status: u16,
+    text: Vec<u8>,
+}
+
+impl Answer {
+    /// The next line; its last may lack its end. May be dropped while it waits and called again.
+    async fn line(&mut self, client: &Client) -> Result<Vec<u8>, Failure> {
+        loop {
+            if let Some(newline) = memchr::memchr(b'\n', &self.text) {
+                let rest = self.text.split_off(newline + 1);
+                return Ok(std::mem::replace(&mut self.text, rest));
+            }
+            if let Some(response) = &mut self.response {
+                let response = response.await;
+                self.response = None;
+                let response = response.map_err(|error| client.no_answer(&error))?;
+                self.status = response.status().as_u16();
+                self.body = Some(response.into_body());
+            }
+            let frame = match &mut self.body {
+                Some(body) => body.frame().await,
+                None => None,
+            };
+            match frame {
+                Some(Ok(frame)) => self.text.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(client.no_answer(&error)),
+                None if !self.text.is_empty() => return Ok(std::mem::take(&mut self.text)),
+                None => return Err(client.broke_off()),
             }
         }
-        let summary = &last["summary"];
-        let count = |name: &str| summary[name].as_u64().unwrap_or(0);
-        self.created += count("created");
-        self.updated += count("updated");
-        self.unlisted += count("unlisted");
-        self.seq = self.seq.max(count("seq"));
-        if matches!(answer.status, 200 | 207 | 422) && summary.is_object() {
-            return None;
-        }
-        let failure = match last.get("error") {
-            Some(error) => failure_from(error),
-            None => answer.failure(),
-        };
-        Some((failure, first_line + count("stopped_at_line").saturating_sub(1)))
-    }
-}
-
-/// The text without its first lines.
-fn skip_lines(text: Bytes, lines: u64) -> Bytes {
-    match lines.checked_sub(1) {
-        None => text,
-        Some(nth) => match memchr::memchr_iter(b'\n', &text).nth(nth as usize) {
-            Some(newline) => text.slice(newline + 1..),
-            None => Bytes::new(),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use http::HeaderMap;
-
-    fn answer(status: u16, body: &'static str) -> Answer {
-        Answer { status, headers: HeaderMap::new(), body: Bytes::from_static(body.as_bytes()) }
-    }
-
-    #[test]
-    fn rejected_lines_get_the_files_numbers() {
-        let mut sent = Sent::default();
-        let body =
-            "{\"line\":2,\"error\":{\"type\":\"validation\"}}\n{\"summary\":{\"created\":1,\"updated\":3}}\n";
-        assert!(sent.take(&answer(207, body), 100).is_none());
-        assert_eq!((sent.created, sent.updated, sent.rejects.len()), (1, 3, 1));
-        assert!(sent.rejects[0].contains("\"line\":101"));
-    }
-
-    #[test]
-    fn a_server_that_stopped_is_gone_on_with_from_its_line() {
-        let mut sent = Sent::default();
-        let body = "{\"error\":{\"type\":\"overloaded\",\"message\":\"busy\"},\"summary\":{\"created\":2,\"stopped_at_line\":3}}\n";
-        let (failure, line) = sent.take(&answer(429, body), 100).unwrap();
-        assert_eq!((failure.kind, line, sent.created), (Kind::Overloaded, 102, 2));
-        assert_eq!(skip_lines(Bytes::from_static(b"a\nb\nc\n"), 2), "c\n");
-        let body = "{\"error\":{\"type\":\"overloaded\",\"message\":\"busy\"}}";
-        assert_eq!(sent.take(&answer(429, body), 100).unwrap().1, 100);
     }
 }

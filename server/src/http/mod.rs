@@ -4,6 +4,7 @@
 //! its route, and cannot take the process with it: a panic in a handler is that request's 500.
 
 pub(crate) mod admin;
+pub(crate) mod batch;
 pub(crate) mod collections;
 pub(crate) mod documents;
 pub(crate) mod import;

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::error::{Failure, Kind};
+use crate::body::Body;
+use crate::error::Failure;
 
-/// What every handler returns. Bodies are whole: nothing we answer is larger than its limit allows to hold.
-pub(crate) type Reply = Response<Full<Bytes>>;
+/// What every handler returns.
+pub(crate) type Reply = Response<Body>;
 
 /// A JSON answer from JSON text.
 pub(crate) fn json_text(status: u16, text: impl Into<Bytes>) -> Reply {
@@ -22,7 +22,12 @@ pub(crate) fn json_value(status: u16, value: &Value) -> Reply {
 
 /// An answer of another content type.
 pub(crate) fn with_type(status: u16, content_type: &'static str, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
+    with_body(status, content_type, Body::whole(body))
+}
+
+/// An answer whose body may still have to come.
+pub(crate) fn with_body(status: u16, content_type: &'static str, body: Body) -> Reply {
+    let mut reply = Response::new(body);
     *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -32,7 +37,7 @@ pub(crate) fn with_type(status: u16, content_type: &'static str, body: Bytes) ->
 
 /// An answer without a body.
 pub(crate) fn empty(status: u16) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::new()));
+    let mut reply = Response::new(Body::whole(Bytes::new()));
     *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     reply
 }
@@ -54,11 +59,8 @@ pub(crate) fn at_seq(mut reply: Reply, seq: u64) -> Reply {
 pub(crate) fn failure(failure: &Failure, request_id: &str) -> Reply {
     let body = json!({ "error": failure.to_json(Some(request_id)) });
     let mut reply = json_value(failure.kind.status(), &body);
-    if let Some(after) = failure.retry_after {
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    } else if matches!(failure.kind, Kind::Unavailable) {
-        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(1));
+    if let Some(seconds) = failure.retry_after_s() {
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     reply
 }

@@ -169,7 +169,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: "/collections/{collection}/import",
         operation: "import",
         summary: "Store a stream of documents, one JSON object a line; answers a line for each rejected one, and a summary",
-        parameters: &["id_field"],
+        parameters: &["id_field", "progress"],
         answers: &[200, 207, 422],
         handler: |call| Box::pin(import::import(call)),
     },

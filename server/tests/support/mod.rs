@@ -173,30 +173,6 @@ impl Drop for Server {
     }
 }
 
-/// A connection that stays open between requests.
-pub(crate) struct Connection {
-    stream: BufReader<TcpStream>,
-}
-
-impl Connection {
-    /// Connects.
-    pub(crate) fn open(address: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Connection { stream: BufReader::new(stream) })
-    }
-
-    /// One request and its answer.
-    pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-        let length = body.len();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
-        self.stream.get_mut().write_all(request.as_bytes())?;
-        Answer::try_read(&mut self.stream)
-    }
-}
-
 /// An HTTP answer.
 pub(crate) struct Answer {
     /// Its status.
@@ -210,29 +186,34 @@ pub(crate) struct Answer {
 impl Answer {
     /// Reads one.
     pub(crate) fn read(stream: &mut impl BufRead) -> Answer {
-        Answer::try_read(stream).unwrap_or_else(|error| panic!("no whole answer: {error}"))
+        Answer::try_read(stream).expect("a whole answer")
     }
 
-    /// Reads one, unless the server goes away.
+    /// Reads one from a server that may be gone.
     pub(crate) fn try_read(stream: &mut impl BufRead) -> io::Result<Answer> {
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        let mut line = String::new();
-        stream.read_line(&mut line)?;
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+        let line = read_line(stream)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| invalid(format!("no status line but {line:?}")))?;
+        let status = status.ok_or_else(|| bad(&format!("no status line but {line:?}")))?;
         let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            stream.read_line(&mut line)?;
-            if !line.ends_with('\n') {
-                return Err(invalid(format!("the headers end with {line:?}")));
-            }
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        while let Some((name, value)) = read_line(stream)?.trim_end().split_once(':') {
             headers.push((name.to_ascii_lowercase(), value.trim().to_string()));
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
-        let length = answer.header("content-length").unwrap_or("0").parse();
-        answer.body.resize(length.map_err(|_| invalid("content-length is no number".into()))?, 0);
+        if answer.header("transfer-encoding") == Some("chunked") {
+            loop {
+                let size = usize::from_str_radix(read_line(stream)?.trim_end(), 16);
+                let (size, start) = (size.map_err(|_| bad("no size of a chunk"))?, answer.body.len());
+                answer.body.resize(start + size, 0);
+                stream.read_exact(&mut answer.body[start..])?;
+                read_line(stream)?;
+                if size == 0 {
+                    return Ok(answer);
+                }
+            }
+        }
+        let length = answer.header("content-length").map_or(Ok(0), str::parse);
+        answer.body.resize(length.map_err(|_| bad("no length"))?, 0);
         stream.read_exact(&mut answer.body)?;
         Ok(answer)
     }
@@ -264,6 +245,54 @@ impl Answer {
         assert_eq!(body["error"]["type"], kind, "{body}");
         assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
         body["error"].clone()
+    }
+}
+
+/// A line with its end: without one, the server broke off.
+fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    if line.ends_with('\n') { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// One connection for many requests, to a server that may go away.
+pub(crate) struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    /// Connects.
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Connection(BufReader::new(stream)))
+    }
+
+    /// One request and its answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        Answer::try_read(&mut self.0)
+    }
+}
+
+/// Numbers that a seed repeats (SplitMix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// Any number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
     }
 }
 
