@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use lumen_engine::vfs::memory::{Crash, Memory};
-use lumen_engine::{Batch, Durability, Engine, Options};
+use lumen_engine::{Batch, Durability, Engine};
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -23,17 +22,6 @@ struct Input {
     replaced: Option<(u8, Vec<u8>)>,
 }
 
-fn options(vfs: &Memory) -> Options {
-    Options {
-        vfs: Arc::new(vfs.clone()),
-        segment_bytes: 2048,
-        cache_bytes: 8 << 10,
-        threads: 0,
-        random: || 0x5eed_5eed_5eed_5eed,
-        ..Options::default()
-    }
-}
-
 fn contents(engine: &Engine) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut rows = BTreeMap::new();
     let done = engine.scan(Bound::Unbounded, Bound::Unbounded, |key, value| {
@@ -45,7 +33,7 @@ fn contents(engine: &Engine) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
 
 fuzz_target!(|input: Input| {
     let vfs = Memory::new();
-    let engine = Engine::open("/db", options(&vfs)).expect("a fresh store opens");
+    let engine = Engine::open("/db", lumen_fuzz::engine_options(&vfs)).expect("a fresh store opens");
     let mut states = vec![BTreeMap::new()];
     for (step, (key, len)) in input.writes.iter().take(40).enumerate() {
         let mut batch = Batch::new();
@@ -65,7 +53,8 @@ fuzz_target!(|input: Input| {
     drop(engine);
     vfs.crash(Crash::DropPending, 1);
     let files: Vec<_> = vfs.files().into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
-    let untouched = input.flips.is_empty() && input.cut.is_none() && input.copies.is_empty() && input.replaced.is_none();
+    let untouched =
+        input.flips.is_empty() && input.cut.is_none() && input.copies.is_empty() && input.replaced.is_none();
     let pick = |choice: u8| &files[usize::from(choice) % files.len()].0;
     for (file, at, mask) in input.flips.iter().take(8) {
         vfs.damage(pick(*file), |bytes| {
@@ -76,7 +65,8 @@ fuzz_target!(|input: Input| {
     for (file, from, to, len) in input.copies.iter().take(4) {
         vfs.damage(pick(*file), |bytes| {
             let len = usize::from(*len).min(bytes.len());
-            let (from, to) = (usize::from(*from) % (bytes.len() - len + 1), usize::from(*to) % (bytes.len() - len + 1));
+            let (from, to) =
+                (usize::from(*from) % (bytes.len() - len + 1), usize::from(*to) % (bytes.len() - len + 1));
             bytes.copy_within(from..from + len, to);
         });
     }
@@ -86,7 +76,7 @@ fuzz_target!(|input: Input| {
     if let Some((file, at)) = input.cut {
         vfs.damage(pick(file), |bytes| bytes.truncate(usize::from(at) % (bytes.len() + 1)));
     }
-    let Ok(engine) = Engine::open("/db", options(&vfs)) else {
+    let Ok(engine) = Engine::open("/db", lumen_fuzz::engine_options(&vfs)) else {
         assert!(!untouched, "an undamaged store does not open");
         return;
     };
