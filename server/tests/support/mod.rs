@@ -1,12 +1,13 @@
 //! What the tests of the program share: a real `lumen` process in a folder of its own, and a plain HTTP client.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -68,6 +69,11 @@ impl Server {
             heard.push('\n');
         }
         server
+    }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal by name, as `TERM`.
@@ -289,6 +295,18 @@ impl Random {
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
+}
+
+/// All files of a folder by name, with when they were changed and what is in them.
+pub(crate) fn files(folder: &Path) -> BTreeMap<String, (SystemTime, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+            let bytes = std::fs::read(entry.path()).expect("a file");
+            (entry.file_name().to_string_lossy().into_owned(), (changed, bytes))
+        })
+        .collect()
 }
 
 /// A folder, and a server over it.
