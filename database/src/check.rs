@@ -1,6 +1,6 @@
 //! Checks a data folder offline: every checksum, every cross-reference, the indexes against the store.
 //!
-//! Opening replays the journal as a start would; nothing else is changed.
+//! Nothing in the folder changes: the database is opened to read only, with the journal replayed in memory.
 
 use std::path::Path;
 
@@ -46,7 +46,7 @@ pub fn check_with(path: &Path, options: Options, progress: &mut dyn FnMut(Progre
         let reason = format!("{} holds no Lumen database", path.display());
         return Err(Error::Io { reason });
     }
-    let database = match Database::open(path, options) {
+    let database = match Database::open(path, Options { read_only: true, ..options }) {
         Ok(database) => database,
         Err(error @ Error::Corrupt { .. }) => {
             report.problems.push(error.to_string());
@@ -74,6 +74,5 @@ pub fn check_with(path: &Path, options: Options, progress: &mut dyn FnMut(Progre
         report.documents += documents;
     }
     progress(Progress { done: total, total, what: "done" });
-    database.close()?;
     Ok(report)
 }

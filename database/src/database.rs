@@ -45,6 +45,9 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The file system. Default: the real one.
     pub vfs: Arc<dyn Vfs>,
+    /// Opens without changing a file, to read: writes are refused as after a close. What only the journal holds is in memory
+    /// then, however much it is. Default: off.
+    pub read_only: bool,
     /// Where random numbers come from (file tags, the store's id); nothing that replicas share depends on it.
     pub random: fn() -> u64,
 }
@@ -58,6 +61,7 @@ impl Default for Options {
             threads: engine.threads,
             segment_bytes: engine.segment_bytes,
             vfs: engine.vfs,
+            read_only: engine.read_only,
             random: engine.random,
         }
     }
@@ -127,6 +131,7 @@ impl Database {
                 cache_bytes: options.cache_bytes,
                 threads: options.threads,
                 segment_bytes: options.segment_bytes,
+                read_only: options.read_only,
                 random: options.random,
                 ..lumen_engine::Options::default()
             },
@@ -167,8 +172,11 @@ impl Database {
         store.engine.remove_orphans()?;
         log.purge(store.engine.durable_seq())?;
         let next_seq = store.live.lock().applied + 1;
-        let threaded = options.threads > 0;
+        let threaded = options.threads > 0 && !options.read_only;
         let journal = Arc::new(Journal::new(store.clone(), log, next_seq, threaded));
+        if options.read_only {
+            journal.close();
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         if threaded {
@@ -432,30 +440,29 @@ fn replay(store: &Arc<Store>, dir: &Path, options: &Options, state: &State) -> R
     let mut group: Vec<(u64, Prepared)> = Vec::new();
     let mut bytes = 0;
     let mut failed = None;
-    let opened =
-        Log::open(options.vfs.clone(), log_options, floor, durable + 1, &mut |seq, kind, payload| {
-            if seq <= durable || kind != Kind::Entry {
-                return Ok(());
+    let opened = Log::open(store.engine.vfs(), log_options, floor, durable + 1, &mut |seq, kind, payload| {
+        if seq <= durable || kind != Kind::Entry {
+            return Ok(());
+        }
+        if seq != expected {
+            let reason = format!("entry {seq} follows entry {}: entries are missing", expected - 1);
+            return Err(EngineError::corrupt("the journal", 0, reason));
+        }
+        expected += 1;
+        // Each entry is prepared against the catalog as it is after those before it; a group ends where one changes it.
+        let prepared = Prepared::decode(&store.live.lock().catalog, payload)
+            .ok_or_else(|| EngineError::corrupt("the journal", 0, format!("malformed entry {seq}")))?;
+        bytes += payload.len();
+        group.push((seq, prepared));
+        if bytes >= REPLAY_GROUP_BYTES {
+            bytes = 0;
+            if let Err(error) = apply::group(store, std::mem::take(&mut group)) {
+                failed = Some(error);
+                return Err(EngineError::Closed);
             }
-            if seq != expected {
-                let reason = format!("entry {seq} follows entry {}: entries are missing", expected - 1);
-                return Err(EngineError::corrupt("the journal", 0, reason));
-            }
-            expected += 1;
-            // Each entry is prepared against the catalog as it is after those before it; a group ends where one changes it.
-            let prepared = Prepared::decode(&store.live.lock().catalog, payload)
-                .ok_or_else(|| EngineError::corrupt("the journal", 0, format!("malformed entry {seq}")))?;
-            bytes += payload.len();
-            group.push((seq, prepared));
-            if bytes >= REPLAY_GROUP_BYTES {
-                bytes = 0;
-                if let Err(error) = apply::group(store, std::mem::take(&mut group)) {
-                    failed = Some(error);
-                    return Err(EngineError::Closed);
-                }
-            }
-            Ok(())
-        });
+        }
+        Ok(())
+    });
     if let Some(error) = failed {
         return Err(error);
     }

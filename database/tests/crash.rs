@@ -18,6 +18,7 @@ fn options(vfs: &Memory) -> Options {
         threads: 0,
         segment_bytes: 2048,
         vfs: Arc::new(vfs.clone()),
+        read_only: false,
         random: || 0x0dd_ba11_5eed,
     }
 }

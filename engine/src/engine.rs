@@ -67,7 +67,7 @@ impl Engine {
     }
 
     fn work_inline(&self) -> Result<()> {
-        if self.shared.options.threads == 0 {
+        if self.shared.options.threads == 0 && !self.shared.options.read_only {
             let done = self.background.drain_inline();
             if let Err(error) = &done {
                 self.shared.fail(error);
@@ -135,7 +135,8 @@ impl Engine {
 
     /// Whether the memtable, with `more` bytes of others beside it, has reached its budget.
     pub fn wants_freeze(&self, more: usize) -> bool {
-        self.shared.view.load().active.bytes() + more >= self.shared.options.memtable_bytes
+        let full = self.shared.view.load().active.bytes() + more >= self.shared.options.memtable_bytes;
+        full && !self.shared.options.read_only
     }
 
     /// Waits while flushes and compactions are behind; [`Error::Busy`] after `patience`.

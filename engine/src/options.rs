@@ -37,6 +37,9 @@ pub struct Options {
     /// Background threads: 0 does all work inside the calls that cause it, in an order that repeats (for tests); otherwise
     /// one thread flushes and one compacts. Default 2.
     pub threads: usize,
+    /// Opens without changing anything: what recovery writes stays in memory, nothing is flushed or compacted. For checks;
+    /// whatever is written to such a store is gone with it. Default: off.
+    pub read_only: bool,
     /// Where random numbers come from (file tags, store identity). Default: the system's hasher keys.
     pub random: fn() -> u64,
 }
@@ -57,6 +60,7 @@ impl Default for Options {
             level0_stop: 20,
             segment_bytes: 64 << 20,
             threads: 2,
+            read_only: false,
             random: system_random,
         }
     }

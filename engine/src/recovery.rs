@@ -21,6 +21,7 @@ use crate::table::cache::BlockCache;
 use crate::version::Version;
 use crate::version::manifest::{Files, Manifest};
 use crate::vfs::Lock;
+use crate::vfs::overlay::Overlay;
 
 /// File ending of the engine's own log.
 pub(crate) const LOG_EXTENSION: &str = "wal";
@@ -33,7 +34,11 @@ pub(crate) struct Opened {
     pub lock: Box<dyn Lock>,
 }
 
-pub(crate) fn open(dir: &Path, options: Options) -> Result<Opened> {
+pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
+    if options.read_only {
+        options.vfs = Arc::new(Overlay::new(options.vfs));
+        options.threads = 0;
+    }
     let vfs = options.vfs.clone();
     vfs.create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
     let lock = vfs.lock(&dir.join("LOCK")).map_err(|e| match e.kind() {

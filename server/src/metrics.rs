@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     in_flight: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
+    searches_given_up: Counter,
 }
 
 impl Metrics {
@@ -52,19 +53,27 @@ impl Metrics {
         let latency = Family::new_with_constructor(histogram);
         let in_flight = Gauge::default();
         let connections = Gauge::default();
+        let searches_given_up = Counter::default();
         registry.register("http_requests", "Requests answered", requests.clone());
         let help = "Time from the request's headers to its answer";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, latency.clone());
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
         registry.register("http_connections", "Connections open now", connections.clone());
+        let help = "Searches that were stopped because their client left or their time was up";
+        registry.register("searches_given_up", help, searches_given_up.clone());
         registry.register_collector(Box::new(DatabaseCollector { db }));
-        Metrics { registry, requests, latency, in_flight, connections }
+        Metrics { registry, requests, latency, in_flight, connections, searches_given_up }
     }
 
     /// Counts one answered request.
     pub(crate) fn answered(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
         self.requests.get_or_create(&RequestLabels { method, route, status }).inc();
         self.latency.get_or_create(&RouteLabels { method, route }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a search that was stopped.
+    pub(crate) fn search_given_up(&self) {
+        self.searches_given_up.inc();
     }
 
     /// Counts a request as being answered until the guard is dropped.

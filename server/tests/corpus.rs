@@ -126,14 +126,14 @@ fn wiki_sections_are_counted_exactly_after_import_kill_and_merge() {
         return;
     };
     let data = folder.path().join("data");
-    let mut server = Server::start(&data, &[]);
+    let server = Server::start(&data, &[]);
     let output = import(&server, "wiki", &file, WIKI);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let summary: Value = serde_json::from_slice(&output.stdout).expect("a summary");
     assert_eq!((summary["created"].as_u64(), summary["rejected"].as_u64()), (Some(202_281), Some(0)));
     check_http(&oracle, &server);
     server.kill();
-    let mut server = Server::start(&data, &[]);
+    let server = Server::start(&data, &[]);
     check_http(&oracle, &server);
     server.kill();
 

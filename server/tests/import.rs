@@ -85,7 +85,7 @@ fn the_later_of_two_lines_with_one_id_wins_and_a_line_too_long_keeps_its_number(
 fn a_server_that_dies_is_told_with_the_last_line_it_answered() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let mut server = Server::start(&data, &[]);
+    let server = Server::start(&data, &[]);
     make_words(&server);
     let mut child = import(&server.url(), &folder.path().join("rejects"));
     let mut pipe = child.stdin.take().unwrap();

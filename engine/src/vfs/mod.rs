@@ -1,7 +1,7 @@
 //! Files as the engine sees them: named, written at positions, synced one by one, and nothing else.
 //!
-//! Two implementations: [`disk`] is the real one; [`memory`] forgets whatever was
-//! not synced when the power is cut, and fails on request. Everything the engine keeps goes through this trait, so that
+//! Three implementations: [`disk`] is the real one; [`memory`] forgets whatever was
+//! not synced when the power is cut, and fails on request; [`overlay`] keeps changes from the one below. Everything the engine keeps goes through this trait, so that
 //! one set of power-cut tests covers all of it.
 //!
 //! Rules for callers, from the fault model (design, reliability.md B):
@@ -12,6 +12,7 @@
 pub mod disk;
 mod mapping;
 pub mod memory;
+pub mod overlay;
 
 use std::fmt;
 use std::io;

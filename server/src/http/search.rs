@@ -51,7 +51,11 @@ pub(crate) async fn search(call: Call) -> Result<Reply, Failure> {
     // A search may take microseconds or seconds, nobody knows before. On its own thread it costs one hop (some 10 µs),
     // never holds up the requests beside it, and can be given up while it runs.
     let found = blocking(move || {
-        let (results, seq) = api::search(&node.db, &collection, &query, offset, limit, &cancelled)?;
+        let found = api::search(&node.db, &collection, &query, offset, limit, &cancelled);
+        if found.is_err() && cancelled.load(Ordering::Relaxed) {
+            node.metrics.search_given_up();
+        }
+        let (results, seq) = found?;
         let mut body =
             Vec::with_capacity(64 + results.hits.iter().map(|hit| hit.source.len() + 128).sum::<usize>());
         body.extend_from_slice(b"{\"hits\":[");

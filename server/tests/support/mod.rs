@@ -1,12 +1,13 @@
 //! What the tests of the program share: a real `lumen` process in a folder of its own, and a plain HTTP client.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -70,8 +71,8 @@ impl Server {
         server
     }
 
-    /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
@@ -80,9 +81,14 @@ impl Server {
         signal(self.child.id(), name);
     }
 
-    /// Kills it as `kill -9` does, and waits until it is gone.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("the server was running");
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a power switch would, as far as a process can be: nothing more of it runs.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("the server is killed");
         self.child.wait().expect("the server ends");
     }
 
@@ -294,6 +300,18 @@ impl Random {
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
+}
+
+/// All files of a folder by name, with when they were changed and what is in them.
+pub(crate) fn files(folder: &Path) -> BTreeMap<String, (SystemTime, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+            let bytes = std::fs::read(entry.path()).expect("a file");
+            (entry.file_name().to_string_lossy().into_owned(), (changed, bytes))
+        })
+        .collect()
 }
 
 /// A folder, and a server over it.
