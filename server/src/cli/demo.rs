@@ -1,6 +1,5 @@
 //! `lumen demo`: a server, the sample documents, and three searches, in one command.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -77,10 +76,12 @@ impl Demo {
             running.stop().await?;
             return code;
         }
-        say!("\nLumen goes on serving {url}; stop it with Ctrl-C.");
-        say!("  try:  lumen search {COLLECTION} --url {url} 'your own words'");
+        eprintln!("\nLumen goes on serving {url}; stop it with Ctrl-C.");
+        eprintln!("  try:  lumen search {COLLECTION} --url {url} 'your own words'");
         if temporary.is_some() {
-            say!("  the documents are in a temporary folder and go when it stops; --data-dir DIR keeps them");
+            eprintln!(
+                "  the documents are in a temporary folder and go when it stops; --data-dir DIR keeps them"
+            );
         }
         until_stopped(running, signals).await
     }
@@ -92,7 +93,7 @@ async fn start(mut config: NodeConfig) -> anyhow::Result<Running> {
             let wanted = config.bind;
             config.bind.set_port(0);
             let running = serve::start(&config).await?;
-            say!("{wanted} is taken, so this listens on {}", running.address);
+            eprintln!("{wanted} is taken, so this listens on {}", running.address);
             Ok(running)
         }
         other => other,
@@ -107,7 +108,9 @@ fn is_taken(error: &anyhow::Error) -> bool {
 
 async fn import(url: &str) -> anyhow::Result<u8> {
     let client = Client::new(url)?;
-    say!("The Devil's Dictionary by Ambrose Bierce (1911, public domain) → {url}/collections/{COLLECTION}");
+    eprintln!(
+        "The Devil's Dictionary by Ambrose Bierce (1911, public domain) → {url}/collections/{COLLECTION}"
+    );
     let path = format!("/collections/{COLLECTION}");
     client.expect(Method::PUT, &path, Bytes::from_static(MAPPING)).await?;
     let source = Source::memory(DOCUMENTS);
@@ -121,17 +124,16 @@ async fn search(url: &str) -> anyhow::Result<u8> {
         let path = search_path(COLLECTION, query, 3, 0);
         let answer = client.expect(Method::GET, &path, Bytes::new()).await?;
         let results = parse(&answer.body)?;
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "\n# {question}\ncurl '{url}{path}'")?;
+        println!("\n# {question}\ncurl '{url}{path}'");
         for hit in &results.hits {
-            writeln!(out, "  {:>6.3}  {}", hit.score, super::printable(&hit.id))?;
+            println!("  {:>6.3}  {}", hit.score, super::printable(&hit.id));
             for field in fields(hit.source.get(), query) {
                 if field.starts_with("definition:") || field.starts_with("verse:") {
-                    writeln!(out, "          {field}")?;
+                    println!("          {field}");
                 }
             }
         }
-        writeln!(out, "  {} of {} documents, {} ms", results.hits.len(), results.total, results.took_ms)?;
+        println!("  {} of {} documents, {} ms", results.hits.len(), results.total, results.took_ms);
     }
     Ok(0)
 }
