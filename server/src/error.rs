@@ -58,6 +58,8 @@ pub(crate) enum Kind {
     TooLarge,
     /// The request's headers are over their limit.
     HeadersTooLarge,
+    /// The request's path and query are over their limit.
+    UriTooLong,
     /// The request took too long.
     Timeout,
     /// Memory or disk is behind; come again.
@@ -94,6 +96,7 @@ impl Kind {
             Kind::PreconditionFailed => (412, "precondition_failed", 4),
             Kind::TooLarge => (413, "too_large", 1),
             Kind::HeadersTooLarge => (431, "headers_too_large", 1),
+            Kind::UriTooLong => (414, "uri_too_long", 1),
             Kind::Timeout => (408, "timeout", exit::UNAVAILABLE),
             Kind::Overloaded => (429, "overloaded", exit::UNAVAILABLE),
             Kind::Unavailable => (503, "unavailable", exit::UNAVAILABLE),
@@ -143,6 +146,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::PreconditionFailed,
     Kind::TooLarge,
     Kind::HeadersTooLarge,
+    Kind::UriTooLong,
     Kind::Timeout,
     Kind::Overloaded,
     Kind::Unavailable,

@@ -118,6 +118,8 @@ async fn run(
         match accepted {
             Ok((stream, _)) => {
                 let (node, watcher) = (node.clone(), graceful.watcher());
+                // Small answers must not wait for the client's acknowledgement of earlier ones.
+                let _ = stream.set_nodelay(true);
                 tokio::spawn(async move {
                     http::connection(node, stream, watcher).await;
                     drop(place);

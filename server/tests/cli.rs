@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
-use support::{Server, fresh, lumen, signal, write};
+use support::{Server, files, fresh, lumen, signal, write};
 
 fn run(args: &[&str]) -> Output {
     lumen().args(args).output().expect("lumen runs")
@@ -203,6 +203,59 @@ fn check_and_inspect_read_a_folder_that_no_server_uses() {
     let output = run(&["inspect", data.to_str().unwrap()]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert!(!output.stdout.is_empty());
+}
+
+#[test]
+fn check_names_the_damage_and_leaves_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&data, &[]);
+    server.make_books();
+    assert_eq!(server.put("/collections/books/documents/a", r#"{"title":"x"}"#).status, 201);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let (name, (_, bytes)) = files(&data).into_iter().find(|(name, _)| name.ends_with(".att")).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() / 2] ^= 1;
+    std::fs::write(data.join(&name), damaged).unwrap();
+    let before = files(&data);
+    let output = run(&["check", data.to_str().unwrap()]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stdout(&output).contains(&name), "{}", stdout(&output));
+    assert!(files(&data) == before);
+
+    std::fs::write(data.join(&name), bytes).unwrap();
+    let server = Server::start(&data, &[]);
+    let output = run(&["check", data.to_str().unwrap()]);
+    assert_eq!(code(&output), 5, "a server has it: {}", stderr(&output));
+    assert_eq!(server.get("/collections/books/documents/a").status, 200);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_fault() {
+    let (folder, server) = fresh();
+    let films = write(&folder, "films.ndjson", FILMS);
+    assert_eq!(code(&run(&["import", "films", films.to_str().unwrap(), "--url", &server.url()])), 0);
+    let data = folder.path().join("kept");
+    let kept = Server::start(&data, &[]);
+    kept.make_books();
+    kept.kill();
+    let (films, url, data) = (films.to_str().unwrap(), server.url(), data.to_str().unwrap());
+    for args in [
+        vec!["demo", "--exit", "--bind", "127.0.0.1:0"],
+        vec!["search", "films", "film", "--url", &url],
+        vec!["import", "films", films, "--show-mapping"],
+        vec!["import", "films", films, "--url", &url],
+        vec!["health", "--url", &url],
+        vec!["inspect", data],
+        vec!["check", data],
+        vec!["--help"],
+    ] {
+        // Both pipes are closed before anything is written to them.
+        let (out, err) = (std::io::pipe().unwrap().1, std::io::pipe().unwrap().1);
+        let status = lumen().args(&args).stdout(out).stderr(err).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{args:?}");
+    }
 }
 
 #[test]

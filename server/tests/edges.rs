@@ -239,3 +239,27 @@ fn a_second_signal_does_not_wait() {
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(130));
 }
+
+#[test]
+fn what_cannot_be_read_as_http_is_refused_like_everything_else() {
+    let (_folder, server) = fresh();
+    for garbage in ["GARBAGE\r\n\r\n", "GET /health HTTP/1.1\r\nno colon\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
+        let answer = server.raw(garbage.as_bytes());
+        assert!(answer.header("x-request-id").is_some() && answer.header("connection") == Some("close"));
+        let error = answer.is_error(400, "bad_request");
+        assert_eq!(error["request_id"], answer.header("x-request-id").unwrap());
+    }
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(70_000));
+    server.raw(long.as_bytes()).is_error(414, "uri_too_long");
+    let many = format!("GET /health HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(200));
+    server.raw(many.as_bytes()).is_error(431, "headers_too_large");
+    // After an answer of ours the same connection still refuses in the same shape.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    stream.write_all(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    Answer::read(&mut reader).is_error(404, "not_found");
+    stream.write_all(b"GARBAGE\r\n\r\n").unwrap();
+    Answer::read(&mut reader).is_error(400, "bad_request");
+    let metrics = server.get("/metrics").text();
+    assert!(metrics.contains("status=\"414\""), "they are counted too: {metrics}");
+}

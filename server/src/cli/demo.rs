@@ -1,5 +1,6 @@
 //! `lumen demo`: a server, the sample documents, and three searches, in one command.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -76,12 +77,10 @@ impl Demo {
             running.stop().await?;
             return code;
         }
-        eprintln!("\nLumen goes on serving {url}; stop it with Ctrl-C.");
-        eprintln!("  try:  lumen search {COLLECTION} --url {url} 'your own words'");
+        say!("\nLumen goes on serving {url}; stop it with Ctrl-C.");
+        say!("  try:  lumen search {COLLECTION} --url {url} 'your own words'");
         if temporary.is_some() {
-            eprintln!(
-                "  the documents are in a temporary folder and go when it stops; --data-dir DIR keeps them"
-            );
+            say!("  the documents are in a temporary folder and go when it stops; --data-dir DIR keeps them");
         }
         until_stopped(running, signals).await
     }
@@ -93,7 +92,7 @@ async fn start(mut config: NodeConfig) -> anyhow::Result<Running> {
             let wanted = config.bind;
             config.bind.set_port(0);
             let running = serve::start(&config).await?;
-            eprintln!("{wanted} is taken, so this listens on {}", running.address);
+            say!("{wanted} is taken, so this listens on {}", running.address);
             Ok(running)
         }
         other => other,
@@ -108,9 +107,7 @@ fn is_taken(error: &anyhow::Error) -> bool {
 
 async fn import(url: &str) -> anyhow::Result<u8> {
     let client = Client::new(url)?;
-    eprintln!(
-        "The Devil's Dictionary by Ambrose Bierce (1911, public domain) → {url}/collections/{COLLECTION}"
-    );
+    say!("The Devil's Dictionary by Ambrose Bierce (1911, public domain) → {url}/collections/{COLLECTION}");
     let path = format!("/collections/{COLLECTION}");
     client.expect(Method::PUT, &path, Bytes::from_static(MAPPING)).await?;
     let source = Source::memory(DOCUMENTS);
@@ -124,16 +121,17 @@ async fn search(url: &str) -> anyhow::Result<u8> {
         let path = search_path(COLLECTION, query, 3, 0);
         let answer = client.expect(Method::GET, &path, Bytes::new()).await?;
         let results = parse(&answer.body)?;
-        println!("\n# {question}\ncurl '{url}{path}'");
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "\n# {question}\ncurl '{url}{path}'")?;
         for hit in &results.hits {
-            println!("  {:>6.3}  {}", hit.score, super::printable(&hit.id));
+            writeln!(out, "  {:>6.3}  {}", hit.score, super::printable(&hit.id))?;
             for field in fields(hit.source.get(), query) {
                 if field.starts_with("definition:") || field.starts_with("verse:") {
-                    println!("          {field}");
+                    writeln!(out, "          {field}")?;
                 }
             }
         }
-        println!("  {} of {} documents, {} ms", results.hits.len(), results.total, results.took_ms);
+        writeln!(out, "  {} of {} documents, {} ms", results.hits.len(), results.total, results.took_ms)?;
     }
     Ok(0)
 }

@@ -5,7 +5,7 @@
 //! request goes on with it.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ impl Import {
         let mut source = Source::open(&self.file)?;
         if self.show_mapping {
             let (mapping, _) = guess(&mut source, &self.id_field, &self.file)?;
-            println!("{}", serde_json::to_string_pretty(&mapping)?);
+            writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&mapping)?)?;
             return Ok(0);
         }
         let client = Client::new(&self.server.url)?;
@@ -103,7 +103,7 @@ impl Import {
         });
         let loaded = load(&client, &self.collection, &self.id_field, source, Some(&rejects)).await?;
         if matches!(loaded.code, 0 | exit::PARTIAL) {
-            eprintln!("  try:  lumen search {} 'your words'", self.collection);
+            say!("  try:  lumen search {} 'your words'", self.collection);
         }
         Ok(loaded.code)
     }
@@ -119,12 +119,12 @@ impl Import {
                 let answer = client.send(Method::GET, &path, Bytes::new()).await?;
                 match answer.status {
                     200 => {
-                        eprintln!("collection {:?} is there; its mapping stays", self.collection);
+                        say!("collection {:?} is there; its mapping stays", self.collection);
                         return Ok(());
                     }
                     404 => {
                         let (mapping, table) = guess(source, &self.id_field, &self.file)?;
-                        eprintln!(
+                        say!(
                             "the mapping, guessed from the first lines (--show-mapping prints it as JSON):\n{table}"
                         );
                         Bytes::from(mapping.to_string())

@@ -4,6 +4,14 @@
 //! 4 conflict (a server: its disk failed under a write) · 5 no server or no answer in time · 7 some lines rejected ·
 //! 130 interrupted.
 
+/// Says something on stderr, if somebody still reads it: `eprintln!` panics when nobody does.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod chunks;
 mod client;
 mod demo;
@@ -18,7 +26,6 @@ mod send;
 mod standalone;
 mod transfer;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -72,8 +79,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => {
             let code = exit_code(&error);
             if code != 0 {
-                // The reader of stderr may be gone; the exit code still says it.
-                let _ = writeln!(std::io::stderr(), "lumen: {error:#}");
+                say!("lumen: {error:#}");
             }
             ExitCode::from(code)
         }

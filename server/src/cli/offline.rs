@@ -1,6 +1,6 @@
 //! `lumen check` and `lumen inspect`: what can be said of files without a server.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -46,10 +46,10 @@ impl Check {
             HumanCount(report.documents)
         );
         if report.problems.is_empty() {
-            eprintln!("{}: {read}: nothing is wrong", self.dir.display());
+            say!("{}: {read}: nothing is wrong", self.dir.display());
             return Ok(0);
         }
-        eprintln!("{}: {read}: {} problems", self.dir.display(), report.problems.len());
+        say!("{}: {read}: {} problems", self.dir.display(), report.problems.len());
         Ok(exit::REFUSED)
     }
 }
@@ -66,9 +66,33 @@ impl Inspect {
     pub(crate) fn run(self) -> anyhow::Result<u8> {
         std::fs::metadata(&self.path)
             .map_err(|error| io_failure(&self.path.display().to_string(), &error))?;
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        lumen::inspect::inspect(&self.path, &mut out).map_err(Failure::from)?;
-        out.flush()?;
+        let mut out = BufWriter::new(Noticing { out: std::io::stdout().lock(), broken: false });
+        let inspected = lumen::inspect::inspect(&self.path, &mut out).map_err(Failure::from);
+        let flushed = out.flush();
+        if out.get_ref().broken {
+            // Whoever read it has seen enough.
+            return Ok(0);
+        }
+        inspected?;
+        flushed?;
         Ok(0)
+    }
+}
+
+/// Notices a pipe that closes early: the error of an inspection does not tell it from others.
+struct Noticing<W> {
+    out: W,
+    broken: bool,
+}
+
+impl<W: Write> Write for Noticing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes);
+        self.broken |= written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

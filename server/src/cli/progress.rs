@@ -52,7 +52,7 @@ impl Progress {
                 Some(total) if total > 0 => format!("{} %  ", bytes * 100 / total),
                 _ => String::new(),
             };
-            eprintln!("importing  {percent}{}  {}", HumanBytes(bytes), self.counts());
+            say!("importing  {percent}{}  {}", HumanBytes(bytes), self.counts());
         }
     }
 

@@ -57,14 +57,14 @@ impl Report {
     pub(crate) fn end(&self, transfer: &Transfer, ended: &Result<bool, Failure>) {
         let (how, line) = (self.progress.finish(), transfer.through_line());
         match ended {
-            Ok(false) => eprintln!("imported {how}; all of them are searchable now"),
-            Ok(true) => eprintln!("stopped: {how}; the lines up to {line} are stored or rejected"),
-            Err(_) => eprintln!(
+            Ok(false) => say!("imported {how}; all of them are searchable now"),
+            Ok(true) => say!("stopped: {how}; the lines up to {line} are stored or rejected"),
+            Err(_) => say!(
                 "broken off: {how}; the lines up to {line} are stored or rejected, of the later ones some may be stored"
             ),
         }
         if let (Some(path), true) = (&self.rejects_path, self.rejected > 0) {
-            eprintln!("{} lines were rejected; which and why: {}", self.rejected, path.display());
+            say!("{} lines were rejected; which and why: {}", self.rejected, path.display());
         }
         if !std::io::stdout().is_terminal() && self.rejects_path.is_some() {
             let stored = transfer.stored();
@@ -75,7 +75,8 @@ impl Report {
                 "through_line": line,
                 "seq": stored.seq,
             });
-            println!("{summary}");
+            // Whoever wanted the summary may be gone; the exit code says the rest.
+            let _ = writeln!(std::io::stdout(), "{summary}");
         }
     }
 }

@@ -75,7 +75,7 @@ impl Search {
         let mut out = BufWriter::new(std::io::stdout().lock());
         if std::io::stdout().is_terminal() {
             writeln!(out, "{}", table(&results, &self.query))?;
-            eprintln!("{} of {} documents, {} ms", results.hits.len(), results.total, results.took_ms);
+            say!("{} of {} documents, {} ms", results.hits.len(), results.total, results.took_ms);
         } else {
             for hit in &results.hits {
                 let id = serde_json::to_string(&hit.id)?;
@@ -92,7 +92,7 @@ impl Health {
     pub(crate) async fn run(self) -> anyhow::Result<u8> {
         let client = Client::new(&self.server.url)?;
         client.expect(Method::GET, "/health", Bytes::new()).await?;
-        eprintln!("{} serves", self.server.url);
+        say!("{} serves", self.server.url);
         Ok(0)
     }
 }

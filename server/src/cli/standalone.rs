@@ -82,22 +82,20 @@ pub(crate) async fn until_stopped(mut running: Running, mut signals: Signals) ->
 
 fn greet(address: SocketAddr, config: &NodeConfig) {
     let url = format!("http://{address}");
-    eprintln!("Lumen {} serves {url} (data in {})", env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    say!("Lumen {} serves {url} (data in {})", env!("CARGO_PKG_VERSION"), config.data_dir.display());
     if !address.ip().is_loopback() {
-        eprintln!(
-            "  note: there is no authentication yet; everybody who reaches {address} can read and write"
-        );
+        say!("  note: there is no authentication yet; everybody who reaches {address} can read and write");
     }
     if std::io::stderr().is_terminal() {
-        eprintln!(
+        say!(
             "  try:  curl -X PUT {url}/collections/books -d '{{\"fields\":{{\"title\":{{\"type\":\"text\"}}}}}}'"
         );
-        eprintln!("        curl -X POST {url}/collections/books/documents -d '{{\"title\":\"The Hobbit\"}}'");
-        eprintln!("        curl '{url}/collections/books/documents/search?q=hobbit'");
+        say!("        curl -X POST {url}/collections/books/documents -d '{{\"title\":\"The Hobbit\"}}'");
+        say!("        curl '{url}/collections/books/documents/search?q=hobbit'");
     } else {
-        eprintln!("  try:  curl {url}/collections");
+        say!("  try:  curl {url}/collections");
     }
-    eprintln!("  stop: Ctrl-C");
+    say!("  stop: Ctrl-C");
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
 }
 
@@ -105,7 +103,11 @@ fn greet(address: SocketAddr, config: &NodeConfig) {
 pub(crate) fn start_logging(level: &str) {
     let filter = EnvFilter::try_from_env("LUMEN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let is_terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would complain of a closed stderr on stderr, and panic.
+        .log_internal_errors(false);
     // An error means that logging is set up already, which is as good.
     let _ = if is_terminal { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
 }

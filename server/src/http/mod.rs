@@ -14,13 +14,13 @@ pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod routes;
 pub(crate) mod search;
+pub(crate) mod wire;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -30,16 +30,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Failure, Kind, did_you_mean, excerpt};
 use crate::http::reply::Reply;
 use crate::http::request::{Call, Query, decode_segment, drain};
 use crate::http::routes::{Handling, ROUTER, ROUTES};
+use crate::http::wire::{HEAD_TIME_MAX, Requests, Watched};
 use crate::node::Node;
-
-/// A request's headers have to be there within this time; an idle connection is closed after it.
-const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's headers, at most.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -51,49 +49,37 @@ const READ_BUFFER_BYTES: usize = 128 << 10;
 const STREAMS_MAX: u32 = 128;
 
 /// Serves one connection until it ends, or until the watcher says to finish what is under way.
-pub(crate) async fn connection(node: Arc<Node>, stream: TcpStream, watcher: Watcher) {
+pub(crate) async fn connection<T>(node: Arc<Node>, stream: T, watcher: Watcher)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let _open = node.metrics.connection();
-    // Small answers must not wait for the client's acknowledgement of earlier ones.
-    let _ = stream.set_nodelay(true);
-    let seen = Arc::new(AtomicBool::new(false));
+    let requests = Arc::new(Requests::default());
     let service = {
-        let (node, seen) = (node.clone(), seen.clone());
-        service_fn(move |request| {
-            seen.store(true, Ordering::Relaxed);
-            let node = node.clone();
-            async move { Ok::<_, Infallible>(respond(node, request).await) }
+        let (node, requests) = (node.clone(), requests.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let (node, running) = (node.clone(), requests.begin(request.version()));
+            async move {
+                let reply = respond(node, request).await;
+                drop(running);
+                Ok::<_, Infallible>(reply)
+            }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME_MAX)
+        .header_read_timeout(None)
         .max_buf_size(READ_BUFFER_BYTES)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(HEADER_TIME_MAX)
+        .keep_alive_timeout(HEAD_TIME_MAX)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(READ_BUFFER_BYTES as u32);
-    let io = TokioIo::new(stream);
-    let served = watcher.watch(builder.serve_connection(io, service).into_owned());
-    tokio::pin!(served);
-    // hyper's own timeout starts when the protocol is known: whoever sends less than that is caught here.
-    let result = tokio::select! {
-        result = &mut served => result,
-        () = nothing_within(HEADER_TIME_MAX, &seen) => return,
-    };
-    if let Err(error) = result {
+    let io = TokioIo::new(Watched::new(stream, node, requests));
+    if let Err(error) = watcher.watch(builder.serve_connection(io, service).into_owned()).await {
         tracing::debug!(%error, "connection ended");
-    }
-}
-
-/// Completes only if nothing was seen in time.
-async fn nothing_within(time: Duration, seen: &AtomicBool) {
-    tokio::time::sleep(time).await;
-    if seen.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
     }
 }
 
