@@ -1,13 +1,13 @@
-//! Documents: indexing, durable puts by writers, and queries.
+//! Documents: importing, durable puts by writers and in batches, reads, searches, and searches right after a write.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use lumen::{Condition, Database, Mapping, Options, Prepared, SearchRequest, Write};
 use lumen_benches::{Random, prose, word};
 
-const DOCUMENTS: u64 = 50_000;
+const DOCUMENTS: u64 = 20_000;
 
 fn put(n: u64, source: String) -> Write {
     let (collection, source) = ("c".into(), source.into_bytes());
@@ -42,19 +42,19 @@ fn import(db: &Database, documents: u64, random: &mut Random) -> u64 {
 
 fn indexing(c: &mut Criterion) {
     let mut group = c.benchmark_group("indexing");
-    let bytes = (0..10_000).fold((Random::new(5), 0), |(mut r, n), _| {
+    let bytes = (0..5_000).fold((Random::new(5), 0), |(mut r, n), _| {
         let len = source(&mut r).len();
         (r, n + len as u64)
     });
     group.sample_size(10).throughput(Throughput::Bytes(bytes.1));
-    group.bench_function("10,000 documents of 150 words, one thread, synced batches, flushed", |b| {
+    group.bench_function("5,000 documents of 150 words, one thread, synced batches, flushed", |b| {
         b.iter_custom(|n| {
             let mut spent = Duration::ZERO;
             for _ in 0..n {
                 let dir = tempfile::tempdir().expect("folder");
                 let db = open(dir.path());
                 let begin = Instant::now();
-                import(&db, 10_000, &mut Random::new(5));
+                import(&db, 5_000, &mut Random::new(5));
                 db.flush().expect("flush");
                 spent += begin.elapsed();
                 db.close().expect("close");
@@ -67,7 +67,8 @@ fn indexing(c: &mut Criterion) {
 
 fn durable_puts(c: &mut Criterion) {
     let mut group = c.benchmark_group("durable put, searchable, 1 KB document");
-    group.throughput(Throughput::Elements(1)).sample_size(10).measurement_time(Duration::from_secs(5));
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
     for writers in [1u64, 16, 64] {
         let dir = tempfile::tempdir().expect("folder");
         let db = open(dir.path());
@@ -100,13 +101,67 @@ fn durable_puts(c: &mut Criterion) {
     group.finish();
 }
 
+fn batches(c: &mut Criterion) {
+    const SIZE: u64 = 100;
+    let mut group = c.benchmark_group("durable batch, searchable");
+    group.throughput(Throughput::Elements(SIZE)).sample_size(10);
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    let dir = tempfile::tempdir().expect("folder");
+    let db = open(dir.path());
+    let (mut random, mut next) = (Random::new(3), 0);
+    group.bench_function("100 documents of 1 KB", |b| {
+        b.iter_batched(
+            || {
+                next += SIZE;
+                Write::Batch((next - SIZE..next).map(|n| put(n, source(&mut random))).collect())
+            },
+            |batch| db.write(batch).expect("write").seq,
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+    db.close().expect("close");
+}
+
+fn reads(c: &mut Criterion) {
+    let dir = tempfile::tempdir().expect("folder");
+    let db = open(dir.path());
+    import(&db, DOCUMENTS, &mut Random::new(9));
+    db.flush().expect("flush");
+    let mut group = c.benchmark_group("20,000 documents of 1 KB");
+    group.sample_size(20).throughput(Throughput::Elements(1));
+    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
+    let mut random = Random::new(4);
+    group.bench_function("get by id", |b| {
+        b.iter(|| {
+            let id = format!("{:010}", random.below(DOCUMENTS));
+            db.snapshot().get("c", &id).expect("get").expect("there").source.len()
+        });
+    });
+    let mut next = DOCUMENTS;
+    group.bench_function("put one and find it by its own word", |b| {
+        b.iter(|| {
+            next += 1;
+            let source = format!(r#"{{"body":"{} unique{next}","n":1}}"#, prose(&mut random, 150));
+            db.write(put(next, source)).expect("write");
+            let query = format!("unique{next}");
+            let request =
+                SearchRequest { collection: "c", query: &query, offset: 0, limit: 10, cancelled: None };
+            assert_eq!(db.snapshot().search(&request).expect("search").total, 1);
+        });
+    });
+    group.finish();
+    db.close().expect("close");
+}
+
 fn queries(c: &mut Criterion) {
     let dir = tempfile::tempdir().expect("folder");
     let db = open(dir.path());
     import(&db, DOCUMENTS, &mut Random::new(9));
     db.merge("c").expect("merge");
-    let mut group = c.benchmark_group("query, top 10 and exact total, 50,000 documents");
-    group.sample_size(20);
+    let mut group = c.benchmark_group("query, top 10 and exact total, 20,000 documents");
+    group.sample_size(20).throughput(Throughput::Elements(1));
+    group.measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(300));
     let snapshot = db.snapshot();
     let (common, middle, rare) = (word(3), word(200), word(9_000));
     for (name, query) in [
@@ -129,5 +184,5 @@ fn queries(c: &mut Criterion) {
     db.close().expect("close");
 }
 
-criterion_group!(benches, indexing, durable_puts, queries);
+criterion_group!(benches, indexing, durable_puts, batches, reads, queries);
 criterion_main!(benches);

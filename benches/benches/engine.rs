@@ -1,15 +1,20 @@
-//! The engine alone: durable writes by writers, buffered writes into the memtable, table build, point reads, scans.
+//! The engine alone: its log, its memtable, its tables, and durable writes through all of it.
 
 use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lumen_benches::{Random, key, value};
+use lumen_engine::log::{Kind, Log, LogOptions};
+use lumen_engine::vfs::disk::Disk;
 use lumen_engine::{Batch, Durability, Engine, Options};
 
-const KEYS: u64 = 200_000;
+const KEYS: u64 = 100_000;
 const VALUE_BYTES: usize = 400;
+const ROW_BYTES: u64 = 16 + VALUE_BYTES as u64;
 
 fn put(engine: &Engine, n: u64, value: &[u8], durability: Durability) {
     let mut batch = Batch::new();
@@ -17,10 +22,9 @@ fn put(engine: &Engine, n: u64, value: &[u8], durability: Durability) {
     engine.write(&batch, durability).expect("write");
 }
 
-/// Time for `total` durable writes by `writers` threads.
-fn durable(engine: &Engine, writers: u64, total: u64) -> Duration {
+/// Time for `total` calls of `one` by `writers` threads.
+fn by_writers(writers: u64, total: u64, one: impl Fn(u64) + Sync) -> Duration {
     let next = AtomicU64::new(0);
-    let bytes = value(&mut Random::new(1), 256);
     let begin = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..writers {
@@ -30,7 +34,7 @@ fn durable(engine: &Engine, writers: u64, total: u64) -> Duration {
                     if n >= total {
                         return;
                     }
-                    put(engine, n, &bytes, Durability::Sync);
+                    one(n);
                 }
             });
         }
@@ -38,48 +42,136 @@ fn durable(engine: &Engine, writers: u64, total: u64) -> Duration {
     begin.elapsed()
 }
 
+fn open_log(dir: &Path) -> Log {
+    let options = LogOptions {
+        dir: dir.to_path_buf(),
+        extension: "wal",
+        segment_bytes: 64 << 20,
+        first_segment_bytes: 64 << 20,
+        uuid: None,
+        random: lumen_engine::options::system_random,
+    };
+    Log::open(Arc::new(Disk), options, None, 1, &mut |_, _, _| Ok(())).expect("open").0
+}
+
 fn log(c: &mut Criterion) {
+    let mut group = c.benchmark_group("log, append and sync 256 B");
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    for writers in [1, 16, 64] {
+        let dir = tempfile::tempdir().expect("folder");
+        let log = open_log(dir.path());
+        let bytes = value(&mut Random::new(1), 256);
+        group.bench_function(format!("{writers} writers"), |b| {
+            b.iter_custom(|total| {
+                by_writers(writers, total, |_| {
+                    // All at one seq: the log asks only that it does not run backwards.
+                    let end = log.append(1, Kind::Entry, &[&bytes]).expect("append");
+                    log.sync(end).expect("sync");
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+fn durable(c: &mut Criterion) {
     let mut group = c.benchmark_group("durable write, 256 B");
-    group.throughput(Throughput::Elements(1)).sample_size(10).measurement_time(Duration::from_secs(5));
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
     for writers in [1, 16, 64] {
         let dir = tempfile::tempdir().expect("folder");
         let engine = Engine::open(dir.path(), Options::default()).expect("open");
+        let bytes = value(&mut Random::new(1), 256);
         group.bench_function(format!("{writers} writers"), |b| {
-            b.iter_custom(|n| durable(&engine, writers, n))
+            b.iter_custom(|total| by_writers(writers, total, |n| put(&engine, n, &bytes, Durability::Sync)));
         });
         engine.close().expect("close");
     }
     group.finish();
 }
 
-fn filled(dir: &std::path::Path) -> Engine {
-    let engine = Engine::open(dir, Options::default()).expect("open");
+/// A store whose rows are all in the memtable; it has no log, so that only the memtable is measured.
+fn filled(dir: &Path) -> Engine {
+    let options = Options { log: false, memtable_bytes: 1 << 30, ..Options::default() };
+    let engine = Engine::open(dir, options).expect("open");
     let mut random = Random::new(7);
-    for first in (0..KEYS).step_by(100) {
+    for n in 0..KEYS {
         let mut batch = Batch::new();
-        for n in first..first + 100 {
-            batch.put(&key(n), &value(&mut random, VALUE_BYTES));
-        }
-        engine.write(&batch, Durability::Buffered).expect("write");
+        batch.put(&key(n), &value(&mut random, VALUE_BYTES));
+        engine.apply(n + 1, &batch).expect("apply");
     }
+    engine.publish(KEYS);
     engine
 }
 
-fn memtable_and_tables(c: &mut Criterion) {
-    let mut group = c.benchmark_group("engine");
+fn memtable(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memtable of 100,000 rows of 416 B");
     group.throughput(Throughput::Elements(1)).sample_size(20);
+    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
     let dir = tempfile::tempdir().expect("folder");
     let engine = filled(dir.path());
     let mut random = Random::new(3);
-    let bytes = value(&mut random, VALUE_BYTES);
-    group.bench_function("memtable: buffered put, 400 B", |b| {
-        b.iter(|| put(&engine, KEYS + random.below(KEYS), &bytes, Durability::Buffered));
-    });
-    engine.settle().expect("settle");
-    group.bench_function("point read, random, warm", |b| {
+    group.bench_function("get, there", |b| {
         b.iter(|| engine.get(&key(random.below(KEYS))).expect("get").expect("there").len());
     });
-    group.bench_function("point read, missing", |b| {
+    group.bench_function("get, missing", |b| {
+        b.iter(|| engine.get(&key(u64::MAX / 2 + random.below(KEYS))).expect("get").is_none());
+    });
+    let bytes = value(&mut random, VALUE_BYTES);
+    let mut seq = KEYS;
+    group.bench_function("insert", |b| {
+        b.iter(|| {
+            seq += 1;
+            let mut batch = Batch::new();
+            batch.put(&key(random.below(KEYS)), &bytes);
+            engine.apply(seq, &batch).expect("apply");
+        });
+    });
+    group.finish();
+}
+
+fn tables(c: &mut Criterion) {
+    let dir = tempfile::tempdir().expect("folder");
+    let flush = |engine: &Engine| {
+        engine.freeze(KEYS, None).expect("freeze");
+        engine.flush().expect("flush");
+    };
+    let mut group = c.benchmark_group("table of 100,000 rows of 416 B");
+    group.sample_size(10).measurement_time(Duration::from_secs(5)).warm_up_time(Duration::from_secs(1));
+    group.throughput(Throughput::Bytes(KEYS * ROW_BYTES));
+    group.bench_function("build, by a flush", |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                let dir = tempfile::tempdir().expect("folder");
+                let engine = filled(dir.path());
+                let begin = Instant::now();
+                flush(&engine);
+                spent += begin.elapsed();
+            }
+            spent
+        });
+    });
+    let engine = filled(dir.path());
+    flush(&engine);
+    let mut random = Random::new(3);
+    group.bench_function("scan, whole", |b| {
+        b.iter(|| {
+            let mut bytes = 0;
+            let scanned = engine.scan(Bound::Unbounded, Bound::Unbounded, |key, value| {
+                bytes += key.len() + value.len();
+                true
+            });
+            scanned.expect("scan");
+            bytes
+        });
+    });
+    group.throughput(Throughput::Elements(1)).sample_size(20).measurement_time(Duration::from_secs(2));
+    group.bench_function("get, there", |b| {
+        b.iter(|| engine.get(&key(random.below(KEYS))).expect("get").expect("there").len());
+    });
+    group.bench_function("get, missing", |b| {
         b.iter(|| engine.get(&key(u64::MAX / 2 + random.below(KEYS))).expect("get").is_none());
     });
     group.bench_function("seek and 10 rows", |b| {
@@ -87,51 +179,14 @@ fn memtable_and_tables(c: &mut Criterion) {
             let snapshot = engine.snapshot();
             let mut scan = snapshot.scan(Bound::Included(&key(random.below(KEYS))), Bound::Unbounded);
             let mut bytes = 0;
-            for _ in 0..10 {
-                if !scan.next_row().expect("scan") {
-                    break;
-                }
-                bytes += scan.value().len();
+            while bytes < 10 * ROW_BYTES as usize && scan.next_row().expect("scan") {
+                bytes += scan.key().len() + scan.value().len();
             }
             bytes
         });
     });
     group.finish();
-    let mut group = c.benchmark_group("engine, whole store");
-    group.sample_size(10).throughput(Throughput::Elements(KEYS));
-    group.bench_function("full scan", |b| {
-        b.iter(|| {
-            let mut rows = 0u64;
-            engine
-                .scan(Bound::Unbounded, Bound::Unbounded, |_, _| {
-                    rows += 1;
-                    true
-                })
-                .expect("scan");
-            rows
-        });
-    });
-    group.bench_function("table build: flush of 200,000 × 400 B", |b| {
-        b.iter_custom(|n| {
-            let mut spent = Duration::ZERO;
-            for _ in 0..n {
-                let dir = tempfile::tempdir().expect("folder");
-                let engine =
-                    Engine::open(dir.path(), Options { memtable_bytes: 1 << 30, ..Options::default() });
-                let engine = engine.expect("open");
-                let mut random = Random::new(7);
-                for n in 0..KEYS {
-                    put(&engine, n, &value(&mut random, VALUE_BYTES), Durability::Buffered);
-                }
-                let begin = Instant::now();
-                engine.flush().expect("flush");
-                spent += begin.elapsed();
-            }
-            spent
-        });
-    });
-    group.finish();
 }
 
-criterion_group!(benches, log, memtable_and_tables);
+criterion_group!(benches, log, durable, memtable, tables);
 criterion_main!(benches);
