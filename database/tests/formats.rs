@@ -28,11 +28,11 @@ fn put(id: u32, source: String) -> Write {
 /// A document with a field of every kind; common and rare words, several values, and now and then one left out.
 fn book(n: u32) -> String {
     let (word, tag) = (["red", "green", "blue"][n as usize % 3], n % 5);
-    let year = if n % 7 == 0 { String::new() } else { format!(r#","year":{}"#, 1900 + n) };
+    let year = if n.is_multiple_of(7) { String::new() } else { format!(r#","year":{}"#, 1900 + n) };
     format!(
         r#"{{"title":"The {word} book number {n}","notes":["a common note","another {word} note"],"tag":["t{tag}","all"],"price":{n}.25,"when":"2020-01-{:02}T00:00:00Z","sold":{}{year}}}"#,
         1 + n % 28,
-        n % 2 == 0
+        n.is_multiple_of(2)
     )
 }
 
