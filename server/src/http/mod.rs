@@ -59,11 +59,7 @@ where
         let (node, requests) = (node.clone(), requests.clone());
         service_fn(move |request: Request<Incoming>| {
             let (node, running) = (node.clone(), requests.begin(request.version()));
-            async move {
-                let reply = respond(node, request).await;
-                drop(running);
-                Ok::<_, Infallible>(reply)
-            }
+            async move { Ok::<_, Infallible>(running.until_sent(respond(node, request).await)) }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -3,7 +3,7 @@
 //! ```text
 //!          first byte               handed over               answered
 //! idle ────────────────► head ────────────────► busy ────────────────► idle
-//! 75 s                   10 s in all            as its handler has it
+//! 75 s                   10 s in all            until its answer is complete
 //! ```
 //!
 //! hyper has one timer for the head, which runs while a connection idles too; so it is off and this one counts. A new
@@ -13,6 +13,7 @@
 //! hyper refuses what it cannot read (400, 414, 431) with an empty body before any handler is asked. Such an answer is
 //! known by its lack of an `x-request-id`, which all of ours have, and is replaced by one with the error's JSON.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,10 +21,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Response;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::body::Body;
 use crate::error::{Failure, Kind};
+use crate::http::reply::Reply;
 use crate::node::Node;
 
 /// A request's head has to be there within this time from its first byte.
@@ -41,12 +47,12 @@ const REFUSAL_BYTES_MAX: usize = 256;
 pub(crate) struct Requests {
     /// Requests handed over so far.
     begun: AtomicU64,
-    /// Requests that a handler has now.
+    /// Requests whose answer is not complete.
     running: AtomicUsize,
     is_http2: AtomicBool,
 }
 
-/// A request that a handler has until this is dropped.
+/// A request that runs until this is dropped.
 pub(crate) struct Running(Arc<Requests>);
 
 impl Requests {
@@ -64,6 +70,38 @@ impl Requests {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body. Its request runs until the last of it is handed to hyper: an import answers while it reads.
+pub(crate) struct Answer {
+    body: Body,
+    _running: Running,
+}
+
+impl Running {
+    pub(crate) fn until_sent(self, reply: Reply) -> Response<Answer> {
+        reply.map(|body| Answer { body, _running: self })
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -324,6 +362,29 @@ mod tests {
     async fn a_connection_that_never_says_anything_is_closed() {
         let (_folder, mut client, _) = connect(64 << 10);
         assert_eq!(closes_after(&mut client).await, HEAD_TIME_MAX.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_come_for_long_while_its_answer_goes_out() {
+        let (_folder, mut client, _) = connect(64 << 10);
+        let create = r#"{"fields":{"n":{"type":"i64"}}}"#;
+        let head = "HTTP/1.1\r\nhost: x\r\n";
+        let put = format!("PUT /collections/c {head}content-length: {}\r\n\r\n{create}", create.len());
+        client.write_all(put.as_bytes()).await.unwrap();
+        let import = format!(
+            "POST /collections/c/import?progress=true {head}transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        );
+        client.write_all(import.as_bytes()).await.unwrap();
+        let line = "{\"id\":\"a\",\"n\":1}\n";
+        // Pauses shorter than the request timeout, together much longer than a head may take.
+        for _ in 0..4 * HEAD_TIME_MAX.as_secs() {
+            client.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(900)).await;
+        }
+        client.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(r#""received":40"#) && answer.ends_with("\r\n0\r\n\r\n"), "{answer}");
     }
 
     #[tokio::test(start_paused = true)]
