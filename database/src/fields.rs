@@ -8,6 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::error::Category;
 
 use crate::error::Rejection;
+use crate::mapping::NAME_BYTES_MAX;
 
 /// A value as it stands in the text.
 enum Scalar<'t> {
@@ -94,7 +95,9 @@ impl<'t> Visitor<'t> for Document<'_, 't> {
         while let Some(name) = map.next_key_seed(Name)? {
             let Some(field) = self.schema.find(&name) else {
                 let reason = format!("field {} is not in the mapping", shown(&name));
-                *self.problem = Some(invalid(Some(&name), reason));
+                // A mapped name is no longer than this; one that is may be most of the document.
+                let end = name.floor_char_boundary(NAME_BYTES_MAX);
+                *self.problem = Some(invalid(Some(&name[..end]), reason));
                 return Err(A::Error::custom("refused"));
             };
             if seen.contains(&field) {
@@ -330,6 +333,9 @@ mod tests {
             assert!(reason.contains(part), "{source}: {reason}");
             assert_eq!(named.as_deref(), field, "{source}");
         }
+        let long = format!(r#"{{"{}":1}}"#, "é".repeat(40_000));
+        let (named, reason) = check(&long).expect_err("a long name");
+        assert!(named.is_some_and(|name| name.len() == 254) && reason.len() < 200, "{reason}");
         let long = format!(r#"{{"k":"{}"}}"#, "x".repeat(40_000));
         let (named, reason) = check(&long).expect_err("a long keyword");
         assert_eq!(named.as_deref(), Some("k"));

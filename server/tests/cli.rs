@@ -178,6 +178,8 @@ fn exit_codes_tell_what_went_wrong() {
     let nothing = write(&folder, "nothing.ndjson", "not json\n");
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nowhere = format!("http://{free}");
+    let taken = folder.path().join("data");
+    let taken = taken.to_str().unwrap();
     for (args, expected) in [
         (vec!["search", "none", "x", "--url", &url], 3),
         (vec!["search", "books", "(x", "--url", &url], 1),
@@ -197,6 +199,8 @@ fn exit_codes_tell_what_went_wrong() {
         (vec!["inspect", "/no/such/file"], 3),
         (vec!["inspect", file], 1),
         (vec!["standalone", "--bind", &server.address.to_string(), "--data-dir", "/nonexistent/x"], 5),
+        (vec!["standalone", "--bind", "127.0.0.1:0", "--data-dir", taken], 5),
+        (vec!["check", taken], 5),
         (vec!["standalone", "--memory", "lots"], 2),
         (vec!["nonsense"], 2),
         (vec!["--help"], 0),
