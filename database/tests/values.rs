@@ -22,7 +22,7 @@ fn found(source: &str, query: &str) -> u64 {
 
 #[test]
 fn floats_are_found_by_their_digits() {
-    // The first two are read one bit off by a parser that trades exactness for speed.
+    // The first is read one bit off by a parser that trades exactness for speed.
     for digits in
         ["31.245270191439438", "121.48791951161945", "5e-324", "1.7976931348623157e308", "0.1", "1e22"]
     {
