@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use lumen_index::{Analyzed, FieldId, Kind, Schema, Value, parse_date};
+use lumen_index::{AnalyzeError, Analyzed, FieldId, Kind, Schema, Value, parse_date};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::error::Category;
 
 use crate::error::Rejection;
+use crate::mapping::NAME_BYTES_MAX;
 
 /// A value as it stands in the text.
 enum Scalar<'t> {
@@ -25,7 +27,8 @@ pub(crate) fn analyse(schema: &Schema, source: &[u8]) -> Result<Analyzed, Reject
     let document = Document { schema, found: &mut found, problem: &mut problem };
     let parsed = document.deserialize(&mut parser).and_then(|()| parser.end());
     if let Err(error) = parsed {
-        return Err(problem.unwrap_or_else(|| invalid(None, format!("the document is not JSON: {error}"))));
+        let what = if error.classify() == Category::Data { "not a JSON object" } else { "not JSON" };
+        return Err(problem.unwrap_or_else(|| invalid(None, format!("the document is {what}: {error}"))));
     }
     let values: Vec<(FieldId, Value<'_>)> = found
         .iter()
@@ -42,7 +45,15 @@ pub(crate) fn analyse(schema: &Schema, source: &[u8]) -> Result<Analyzed, Reject
             (*field, value)
         })
         .collect();
-    Analyzed::new(schema, &values).map_err(|error| invalid(None, error.to_string()))
+    Analyzed::new(schema, &values).map_err(|error| {
+        let field = match &error {
+            AnalyzeError::KeywordTooLong { field, .. }
+            | AnalyzeError::WrongKind { field }
+            | AnalyzeError::NotFinite { field } => Some(field.as_str()),
+            AnalyzeError::UnknownField { .. } | AnalyzeError::TooLarge { .. } => None,
+        };
+        invalid(field, error.to_string())
+    })
 }
 
 fn invalid(field: Option<&str>, reason: String) -> Rejection {
@@ -84,7 +95,9 @@ impl<'t> Visitor<'t> for Document<'_, 't> {
         while let Some(name) = map.next_key_seed(Name)? {
             let Some(field) = self.schema.find(&name) else {
                 let reason = format!("field {} is not in the mapping", shown(&name));
-                *self.problem = Some(invalid(Some(&name), reason));
+                // A mapped name is no longer than this; one that is may be most of the document.
+                let end = name.floor_char_boundary(NAME_BYTES_MAX);
+                *self.problem = Some(invalid(Some(&name[..end]), reason));
                 return Err(A::Error::custom("refused"));
             };
             if seen.contains(&field) {
@@ -229,7 +242,8 @@ impl<'t> Visitor<'t> for FieldValue<'_, 't> {
     fn visit_f64<E: serde::de::Error>(mut self, value: f64) -> Result<(), E> {
         match self.kind {
             Kind::F64 if value.is_finite() => self.found.push((self.field, Scalar::F64(value))),
-            Kind::I64 => return Err(self.refuse(&value.to_string())),
+            // With its point or exponent: 1.0 is no integer, and "found 1" would not say why.
+            Kind::I64 => return Err(self.refuse(&format!("{value:?}"))),
             _ => return Err(self.refuse("a number")),
         }
         Ok(())
@@ -299,6 +313,8 @@ mod tests {
             (r#"{"i":"1"}"#, Some("i"), "found a string"),
             (r#"{"i":1.5}"#, Some("i"), "found 1.5"),
             (r#"{"i":9223372036854775808}"#, Some("i"), "found 9223372036854775808"),
+            (r#"{"i":1.0}"#, Some("i"), "found 1.0"),
+            (r#"{"i":1e300}"#, Some("i"), "found 1e300"),
             (r#"{"i":true}"#, Some("i"), "found a boolean"),
             (r#"{"t":5}"#, Some("t"), "found a number"),
             (r#"{"d":"yesterday"}"#, Some("d"), "found \"yesterday\""),
@@ -308,12 +324,21 @@ mod tests {
             (r#"{"i":1,"i":2}"#, Some("i"), "there twice"),
             (r#"{"i":1"#, None, "not JSON"),
             (r#"{"i":1} x"#, None, "not JSON"),
-            ("[]", None, "not JSON"),
+            ("[]", None, "not a JSON object"),
+            ("7", None, "not a JSON object"),
+            ("\u{feff}{}", None, "not JSON"),
             ("", None, "not JSON"),
         ] {
             let (named, reason) = check(source).expect_err(source);
             assert!(reason.contains(part), "{source}: {reason}");
             assert_eq!(named.as_deref(), field, "{source}");
         }
+        let long = format!(r#"{{"{}":1}}"#, "é".repeat(40_000));
+        let (named, reason) = check(&long).expect_err("a long name");
+        assert!(named.is_some_and(|name| name.len() == 254) && reason.len() < 200, "{reason}");
+        let long = format!(r#"{{"k":"{}"}}"#, "x".repeat(40_000));
+        let (named, reason) = check(&long).expect_err("a long keyword");
+        assert_eq!(named.as_deref(), Some("k"));
+        assert!(reason.contains("field \"k\"") && reason.contains("40000 bytes"), "{reason}");
     }
 }

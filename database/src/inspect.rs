@@ -12,6 +12,15 @@ fn io_error(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |error| Error::Io { reason: format!("cannot read {}: {error}", path.display()) }
 }
 
+/// How the names of files end that can be read.
+pub const ENDINGS: [&str; 6] = [".manifest", ".log", ".wal", ".sst", ".att", "-spare"];
+
+/// Whether a file is one of ours, by its name.
+pub fn is_known(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| ENDINGS.iter().any(|ending| name.as_encoded_bytes().ends_with(ending.as_bytes())))
+}
+
 /// Writes what a file or folder holds. Damage is shown where it is met, not returned.
 pub fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
     if path.is_dir() {
@@ -25,7 +34,10 @@ pub fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
             lumen_engine::inspect::log_segment(&name, &bytes, out, &|payload| write::describe(payload))
         }
         Some("att") => return attachment(&name, bytes, out),
-        _ => writeln!(out, "{name}: no Lumen file (known: .manifest .log .wal .sst .att)"),
+        Some(ending) if ending.ends_with("-spare") => {
+            writeln!(out, "{name}: a log segment in waiting; what it holds is of the past")
+        }
+        _ => writeln!(out, "{name}: no Lumen file (known: {})", ENDINGS.join(" ")),
     };
     written.map_err(|error| Error::Io { reason: format!("cannot write: {error}") })
 }

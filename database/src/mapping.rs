@@ -1,9 +1,11 @@
 //! Mappings: which fields a collection's documents have, and how each is searched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use lumen_index::{Analyzer, Field, Kind, Schema};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::Rejection;
@@ -11,7 +13,7 @@ use crate::error::Rejection;
 /// Fields of a mapping at most.
 pub const FIELDS_MAX: usize = 1000;
 /// Bytes of a field's name at most.
-const NAME_BYTES_MAX: usize = 255;
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,7 @@ impl Mapping {
     /// left out. Unknown keys are refused.
     pub fn from_json(text: &[u8]) -> Result<Mapping, Rejection> {
         let value: Value = serde_json::from_slice(text).map_err(|e| bad(None, format!("not JSON: {e}")))?;
+        serde_json::from_slice::<Unique>(text).map_err(|e| bad(None, e.to_string()))?;
         let Value::Object(mut top) = value else { return Err(bad(None, "not an object")) };
         let Some(Value::Object(fields)) = top.remove("fields") else {
             return Err(bad(None, "\"fields\" is missing or not an object"));
@@ -179,6 +182,64 @@ impl Mapping {
     }
 }
 
+/// JSON in which no object has a name twice: of two definitions of a field, one would be dropped without a word.
+struct Unique;
+
+impl<'t> Deserialize<'t> for Unique {
+    fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Unique, D::Error> {
+        deserializer.deserialize_any(Unique)
+    }
+}
+
+impl<'t> Visitor<'t> for Unique {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'t>>(self, mut values: A) -> Result<Unique, A::Error> {
+        while values.next_element::<Unique>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut members: A) -> Result<Unique, A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if names.contains(&name) {
+                return Err(A::Error::custom(format!("{name:?} is there twice")));
+            }
+            names.insert(name);
+            members.next_value::<Unique>()?;
+        }
+        Ok(self)
+    }
+}
+
 fn field_from_json(name: &str, value: Value) -> Result<FieldMapping, Rejection> {
     let field = Some(name);
     let Value::Object(mut object) = value else {
@@ -239,6 +300,8 @@ mod tests {
             (r#"{"fields":{"t":{"type":"i64","analyzer":"simple"}}}"#, Some("t")),
             (r#"{"fields":{"t":{"type":"i64","stored":true}}}"#, Some("t")),
             (r#"{"fields":{"t":"text"}}"#, Some("t")),
+            (r#"{"fields":{"t":{"type":"text"},"t":{"type":"i64"}}}"#, None),
+            (r#"{"fields":{"t":{"type":"text","type":"i64"}}}"#, None),
             (r#"{"field":{}}"#, None),
             ("[]", None),
             ("{", None),

@@ -62,13 +62,13 @@ pub enum AnalyzeError {
         field: u16,
     },
     /// The value is of another kind than the field.
-    #[error("field {field} takes another type of value")]
+    #[error("field {field:?} takes another type of value")]
     WrongKind {
         /// The field's name.
         field: String,
     },
     /// A keyword is longer than the dictionary takes.
-    #[error("field {field}: keyword of {bytes} bytes, at most {max} are allowed")]
+    #[error("field {field:?}: keyword of {bytes} bytes, at most {max} are allowed")]
     KeywordTooLong {
         /// The field's name.
         field: String,
@@ -78,7 +78,7 @@ pub enum AnalyzeError {
         max: usize,
     },
     /// Not a number or infinite.
-    #[error("field {field}: number is not finite")]
+    #[error("field {field:?}: number is not finite")]
     NotFinite {
         /// The field's name.
         field: String,

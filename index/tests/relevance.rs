@@ -6,7 +6,6 @@ use lumen_index::{
 };
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 fn shared() -> Option<PathBuf> {
@@ -17,12 +16,13 @@ fn shared() -> Option<PathBuf> {
 
 /// MAP and nDCG@10.
 fn measure(directory: &Path, fields: &[&str]) -> (f64, f64) {
-    let unpacked = Command::new("zstd").arg("-dc").arg(directory.join("docs.ndjson.zst")).output().unwrap();
+    let packed = std::fs::File::open(directory.join("docs.ndjson.zst")).unwrap();
+    let unpacked = std::io::read_to_string(zstd::Decoder::new(packed).unwrap()).unwrap();
     let kind = Kind::Text(Analyzer::Simple);
     let schema = Schema::new(vec![Field { name: "text".into(), kind, indexed: true, fast: false }]).unwrap();
     let schema = Arc::new(schema);
     let mut index = Index::new(schema.clone());
-    for (uid, line) in String::from_utf8(unpacked.stdout).unwrap().lines().enumerate() {
+    for (uid, line) in unpacked.lines().enumerate() {
         let document: serde_json::Value = serde_json::from_str(line).unwrap();
         let text: Vec<&str> = fields.iter().filter_map(|field| document[field].as_str()).collect();
         let analyzed = Analyzed::new(&schema, &[(FieldId(0), Value::Text(&text.join("\n")))]).unwrap();

@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     HeadersTooLarge,
     /// The request's path and query are over their limit.
     UriTooLong,
+    /// The body is packed in a way that is not read here.
+    UnsupportedEncoding,
     /// The request took too long.
     Timeout,
     /// Memory or disk is behind; come again.
@@ -97,6 +99,7 @@ impl Kind {
             Kind::TooLarge => (413, "too_large", 1),
             Kind::HeadersTooLarge => (431, "headers_too_large", 1),
             Kind::UriTooLong => (414, "uri_too_long", 1),
+            Kind::UnsupportedEncoding => (415, "unsupported_encoding", 1),
             Kind::Timeout => (408, "timeout", exit::UNAVAILABLE),
             Kind::Overloaded => (429, "overloaded", exit::UNAVAILABLE),
             Kind::Unavailable => (503, "unavailable", exit::UNAVAILABLE),
@@ -147,6 +150,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::TooLarge,
     Kind::HeadersTooLarge,
     Kind::UriTooLong,
+    Kind::UnsupportedEncoding,
     Kind::Timeout,
     Kind::Overloaded,
     Kind::Unavailable,

@@ -63,6 +63,22 @@ fn import_guesses_the_mapping_and_search_finds_what_came_in() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_file_and_a_hit_is_one_line() {
+    let (folder, server) = fresh();
+    let file = write(&folder, "windows.ndjson", "\u{feff}{\"id\":\"1\",\"title\":\"one of many words\"}\r\n");
+    let output = run(&["import", "notes", file.to_str().unwrap(), "--url", &server.url()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let spread = "{\n  \"title\":\r\n  \"two words\"\n}";
+    assert_eq!(server.put("/collections/notes/documents/2", spread).status, 201);
+    let output = run(&["search", "notes", "words", "--url", &server.url()]);
+    let mut ids: Vec<Value> = lines(&stdout(&output)).iter().map(|hit| hit["id"].clone()).collect();
+    ids.sort_by_key(Value::to_string);
+    assert_eq!(ids, vec![json!("1"), json!("2")], "{}", stdout(&output));
+    let output = run(&["search", "notes", "words (", "--url", &server.url()]);
+    assert!(stderr(&output).contains("at column 7"), "{}", stderr(&output));
+}
+
+#[test]
 fn rejected_lines_are_listed_in_a_file_and_exit_7() {
     let (folder, server) = fresh();
     let mut text = String::new();
@@ -162,6 +178,8 @@ fn exit_codes_tell_what_went_wrong() {
     let nothing = write(&folder, "nothing.ndjson", "not json\n");
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nowhere = format!("http://{free}");
+    let taken = folder.path().join("data");
+    let taken = taken.to_str().unwrap();
     for (args, expected) in [
         (vec!["search", "none", "x", "--url", &url], 3),
         (vec!["search", "books", "(x", "--url", &url], 1),
@@ -174,10 +192,15 @@ fn exit_codes_tell_what_went_wrong() {
         (vec!["import", "books", file, "--mapping", mapping.to_str().unwrap(), "--url", &url], 4),
         (vec!["import", "books", "/no/such/file", "--url", &url], 3),
         (vec!["import", "fresh", nothing.to_str().unwrap(), "--url", &url], 1),
+        (vec!["import", "fresh", "/", "--url", &url], 1),
         (vec!["import", "books", file, "--url", &nowhere], 5),
         (vec!["check", "/no/such/folder"], 3),
+        (vec!["check", folder.path().to_str().unwrap()], 3),
         (vec!["inspect", "/no/such/file"], 3),
+        (vec!["inspect", file], 1),
         (vec!["standalone", "--bind", &server.address.to_string(), "--data-dir", "/nonexistent/x"], 5),
+        (vec!["standalone", "--bind", "127.0.0.1:0", "--data-dir", taken], 5),
+        (vec!["check", taken], 5),
         (vec!["standalone", "--memory", "lots"], 2),
         (vec!["nonsense"], 2),
         (vec!["--help"], 0),

@@ -129,10 +129,12 @@ fn documents_that_do_not_fit_are_refused() {
         (r#"{"year":1.5}"#, Some("year")),
         (r#"{"yaer":1937}"#, Some("yaer")),
         (r#"{"published":"yesterday"}"#, Some("published")),
+        (r#"{"genre":"LONG"}"#, Some("genre")),
         ("[]", None),
         ("7", None),
         ("", None),
     ] {
+        let body = &body.replace("LONG", &"x".repeat(40_000));
         let error = server.put("/collections/books/documents/a", body).is_error(400, "validation");
         if let Some(field) = field {
             assert_eq!(error["field"], field, "{error}");
@@ -328,6 +330,45 @@ fn imports_reject_lines_singly_and_number_them() {
     let empty = server.post("/collections/books/import", "");
     assert_eq!((empty.status, &empty.json()["summary"]["received"]), (200, &json!(0)));
     server.post("/collections/books/import?id_feild=x", "{}").is_error(400, "unknown_parameter");
+}
+
+#[test]
+fn a_rejected_line_is_told_as_it_was_sent() {
+    let (_folder, server) = fresh();
+    server.make_books();
+    let body = concat!(
+        "\u{feff}{\"id\":\"marked\",\"title\":\"byte order mark\"}\n",
+        "{\"id\":\"a\",\"title\":\"broken}\n",
+        "{\"title\":1}\n",
+        "{\"id\":null}\n",
+        "{\"id\":{\"a\":1}}\n",
+    );
+    let answer = server.post("/collections/books/import", body);
+    let lines = answer.lines();
+    assert_eq!((answer.status, lines.len()), (207, 5), "{}", answer.text());
+    assert_eq!(server.find("mark").0, vec!["marked"]);
+    let broken = &lines[0]["error"];
+    assert_eq!((&lines[0]["line"], &broken["column"]), (&json!(2), &json!(26)), "{broken}");
+    assert!(
+        !broken["message"].as_str().unwrap().contains("line 1"),
+        "the file's line stands outside: {broken}"
+    );
+    assert_eq!(lines[1]["id"], json!(null), "an id that nobody gave names nothing");
+    assert!(lines[2]["error"]["message"].as_str().unwrap().ends_with("not null"), "{}", lines[2]);
+    assert!(lines[3]["error"]["message"].as_str().unwrap().ends_with("not an object"), "{}", lines[3]);
+}
+
+#[test]
+fn packed_bodies_are_refused_as_such() {
+    let (_folder, server) = fresh();
+    server.make_books();
+    for path in ["/collections/books/documents/a", "/collections/books/import"] {
+        let method = if path.ends_with("import") { "POST" } else { "PUT" };
+        let answer = server.send(method, path, &[("content-encoding", "gzip")], b"\x1f\x8b\x08");
+        answer.is_error(415, "unsupported_encoding");
+        let answer = server.send(method, path, &[("content-encoding", "identity")], b"{}");
+        assert!(answer.status < 300, "{}", answer.text());
+    }
 }
 
 #[test]

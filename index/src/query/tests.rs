@@ -130,6 +130,11 @@ fn bad_texts_are_refused_with_their_place() {
         ("a AND OR b", 6, "nothing on its left"),
         ("+ a", 0, "stands alone"),
         ("+-a", 1, "follows another sign"),
+        ("NOT +a", 4, "follows another sign or NOT"),
+        ("NOT -a", 4, "follows another sign or NOT"),
+        ("+NOT a", 1, "NOT follows +"),
+        ("x:5", 0, "put it in quotes"),
+        ("zz:5", 0, "put it in quotes"),
         ("yaer:5", 0, "did you mean \"year\""),
         ("http://x", 0, "put it in quotes"),
         ("year:abc", 5, "wants an integer"),
@@ -165,6 +170,11 @@ fn limits_hold() {
     assert_eq!(show(&parse(&thirty, &schema()).expect("thirty are fine")), "body:a");
     let many = "tag:a ".repeat(1025);
     assert!(parse(&many, &schema()).expect_err("many").reason.contains("1024 clauses"));
+    let keyword = |n: u32| Field { name: format!("f{n}"), kind: Kind::Keyword, indexed: true, fast: true };
+    let wide = Schema::new((0..1000).map(keyword).collect()).expect("a schema");
+    assert!(parse(&"a ".repeat(65), &wide).is_ok());
+    assert!(parse(&"f1:a ".repeat(1024), &wide).is_ok());
+    assert!(parse(&"a ".repeat(66), &wide).expect_err("wide").reason.contains("65536 fields"));
     let long = "a".repeat(40_000);
     assert!(parse(&long, &schema()).expect_err("long").reason.contains("32768"));
     for piece in [

@@ -151,6 +151,10 @@ pub(crate) fn failure_from(error: &Value) -> Failure {
     if let Some(hint) = error["hint"].as_str() {
         message = format!("{message} ({hint})");
     }
+    match error["column"].as_u64() {
+        Some(column) if !message.contains(" column ") => message = format!("{message}, at column {column}"),
+        _ => {}
+    }
     let mut failure = Failure::new(Kind::from_name(name).unwrap_or(Kind::Internal), message);
     failure.retry_after = error["retry_after_s"].as_u64().map(Duration::from_secs);
     failure

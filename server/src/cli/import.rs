@@ -71,6 +71,10 @@ impl Source {
         let failed = |error| io_failure(&path.display().to_string(), &error);
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            let message = format!("{} is a folder; import reads one file", path.display());
+            return Err(Failure::new(Kind::BadRequest, message));
+        }
         let source: Box<dyn Read + Send> = Box::new(file);
         Ok(Source { reader: ChunkReader::new(source), bytes: metadata.is_file().then_some(metadata.len()) })
     }

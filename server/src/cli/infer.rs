@@ -52,6 +52,7 @@ pub(crate) struct Field {
 pub(crate) fn infer(lines: &[&[u8]], id_field: &str) -> Vec<Field> {
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
     for line in lines {
+        let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
         let Ok(Members(document)) = serde_json::from_slice(line) else { continue };
         for (order, (name, value)) in document.into_iter().enumerate() {
             if name == id_field {

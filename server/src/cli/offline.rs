@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::io_failure;
-use crate::error::{Failure, exit};
+use crate::error::{Failure, Kind, exit};
 
 /// `lumen check`
 #[derive(Args)]
@@ -19,7 +19,14 @@ pub(crate) struct Check {
 impl Check {
     /// Reads everything; 1 if anything is wrong.
     pub(crate) fn run(self) -> anyhow::Result<u8> {
-        std::fs::read_dir(&self.dir).map_err(|error| io_failure(&self.dir.display().to_string(), &error))?;
+        let failed = |error| io_failure(&self.dir.display().to_string(), &error);
+        let mut entries = std::fs::read_dir(&self.dir).map_err(failed)?;
+        if !entries
+            .any(|entry| entry.is_ok_and(|entry| entry.path().extension() == Some("manifest".as_ref())))
+        {
+            let message = format!("{} holds no Lumen database", self.dir.display());
+            return Err(Failure::new(Kind::RouteNotFound, message).into());
+        }
         let bar = ProgressBar::new(0);
         if !std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -64,8 +71,16 @@ pub(crate) struct Inspect {
 impl Inspect {
     /// Prints it.
     pub(crate) fn run(self) -> anyhow::Result<u8> {
-        std::fs::metadata(&self.path)
+        let metadata = std::fs::metadata(&self.path)
             .map_err(|error| io_failure(&self.path.display().to_string(), &error))?;
+        if metadata.is_file() && !lumen::inspect::is_known(&self.path) {
+            let message = format!(
+                "{} is no Lumen file (known: {})",
+                self.path.display(),
+                lumen::inspect::ENDINGS.join(" ")
+            );
+            return Err(Failure::new(Kind::BadRequest, message).into());
+        }
         let mut out = BufWriter::new(Noticing { out: std::io::stdout().lock(), broken: false });
         let inspected = lumen::inspect::inspect(&self.path, &mut out).map_err(Failure::from);
         let flushed = out.flush();

@@ -79,7 +79,9 @@ impl Search {
         } else {
             for hit in &results.hits {
                 let id = serde_json::to_string(&hit.id)?;
-                writeln!(out, "{{\"id\":{id},\"score\":{},\"source\":{}}}", hit.score, hit.source.get())?;
+                // JSON has line ends between its tokens only, and a line of NDJSON has none.
+                let source = hit.source.get().replace(['\n', '\r'], " ");
+                writeln!(out, "{{\"id\":{id},\"score\":{},\"source\":{source}}}", hit.score)?;
             }
         }
         out.flush()?;

@@ -214,6 +214,8 @@ async fn prepare(job: &Arc<Job>, first_line: u64, text: &Bytes) -> Result<Lines,
 
 fn prepare_line(job: &Job, line: &[u8]) -> Result<(String, Prepared), (Option<String>, Failure)> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // A file may begin with a byte order mark; where files were put together, one stands further down.
+    let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
     if line.len() > DOCUMENT_BYTES_MAX {
         return Err((None, Failure::too_large("the line", DOCUMENT_BYTES_MAX as u64)));
     }
@@ -223,6 +225,7 @@ fn prepare_line(job: &Job, line: &[u8]) -> Result<(String, Prepared), (Option<St
     })?;
     check_depth(line).map_err(|failure| (None, without_line(failure)))?;
     let (id, source) = split_id(text, &job.id_field, job.take_out).map_err(|failure| (None, failure))?;
+    let is_given = id.is_some();
     let id = id.unwrap_or_else(api::new_id);
     let put = |id: &str| -> Result<Prepared, Failure> {
         api::check_id(id)?;
@@ -230,12 +233,7 @@ fn prepare_line(job: &Job, line: &[u8]) -> Result<(String, Prepared), (Option<St
     };
     match put(&id) {
         Ok(part) => Ok((id, part)),
-        Err(failure) => {
-            // The column is that of the line as it was sent, not of what is left after the id was cut out.
-            let column =
-                serde_json::from_str::<serde::de::IgnoredAny>(text).err().map(|error| error.column());
-            Err((Some(id), column.map_or(failure.clone(), |column| failure.with("column", column))))
-        }
+        Err(failure) => Err((is_given.then_some(id), in_line(failure, text))),
     }
 }
 
@@ -243,6 +241,19 @@ fn prepare_line(job: &Job, line: &[u8]) -> Result<(String, Prepared), (Option<St
 fn without_line(mut failure: Failure) -> Failure {
     failure.details.remove("line");
     failure
+}
+
+/// The column is that of the line as it was sent; the parser's words name that of what is left after the id was cut out.
+fn in_line(mut failure: Failure, text: &str) -> Failure {
+    if let Some(at) = failure.message.rfind(" at line ")
+        && failure.message.starts_with("the document is not ")
+    {
+        failure.message.truncate(at);
+    }
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Err(error) => failure.with("column", error.column()),
+        Ok(_) => failure,
+    }
 }
 
 /// `{"line":17,"id":"x","error":{…}}`

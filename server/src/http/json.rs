@@ -174,7 +174,13 @@ pub(crate) fn split_id(
     } else if is_integer(value) {
         value.to_string()
     } else {
-        let message = format!("the id has to be a string or an integer, not {}", excerpt(value));
+        let found = match value.as_bytes() {
+            b"null" | b"true" | b"false" => value.to_string(),
+            [b'{', ..] => "an object".to_string(),
+            [b'[', ..] => "an array".to_string(),
+            _ => excerpt(value),
+        };
+        let message = format!("the id has to be a string or an integer, not {found}");
         return Err(Failure::new(Kind::Validation, message).with("field", field));
     };
     if !take_out {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Failure, Kind, did_you_mean, excerpt};
 use crate::http::reply::Reply;
-use crate::http::request::{Call, Query, decode_segment, drain};
+use crate::http::request::{Call, Query, decode_segment, drain, header_text};
 use crate::http::routes::{Handling, ROUTER, ROUTES};
 use crate::http::wire::{HEAD_TIME_MAX, Requests, Watched};
 use crate::node::Node;
@@ -160,7 +160,15 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
         let message = format!("the headers have {bytes} bytes; the limit is {HEADER_BYTES_MAX}");
         return Err(Failure::new(Kind::HeadersTooLarge, message).with("limit", HEADER_BYTES_MAX));
     }
-    Ok(())
+    // Read as it is, a packed body would be refused as broken JSON, line by line.
+    match header_text(headers, header::CONTENT_ENCODING)? {
+        None | Some("" | "identity") => Ok(()),
+        Some(other) => {
+            let message = format!("bodies are taken as they are, not as {}", excerpt(other));
+            Err(Failure::new(Kind::UnsupportedEncoding, message)
+                .with("hint", "send it without Content-Encoding"))
+        }
+    }
 }
 
 fn route_not_found(path: &str) -> Failure {

@@ -191,7 +191,7 @@ impl<T> Watched<T> {
             _ => Kind::BadRequest,
         };
         let why = match kind {
-            Kind::UriTooLong => "the request's path and query are longer than any that is taken",
+            Kind::UriTooLong => "the request's path and query, percent-encoded, are over 65,534 bytes",
             Kind::HeadersTooLarge => "the request's headers are larger than any that are taken",
             _ => "the request cannot be read as HTTP",
         };
