@@ -1,5 +1,5 @@
-//! Random puts, replacements, deletes, searches, flushes, merges and restarts against a `BTreeMap` and a naive scorer that
-//! shares no code with the index.
+//! Random puts, replacements, deletes, searches, scans, flushes, merges and restarts against a `BTreeMap` and a naive scorer
+//! that shares no code with the index.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +14,12 @@ const WORDS: [&str; 12] =
 #[derive(Debug, Clone, PartialEq)]
 struct Doc {
     words: Vec<usize>,
-    tag: usize,
+    tags: Vec<usize>,
     n: i64,
+    /// In quarters.
+    prices: Vec<i32>,
+    day: Option<u8>,
+    sold: Option<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -32,8 +36,18 @@ enum Step {
 }
 
 fn doc() -> impl Strategy<Value = Doc> {
-    (proptest::collection::vec(0..WORDS.len(), 0..14), 0..4usize, -20..20i64)
-        .prop_map(|(words, tag, n)| Doc { words, tag, n })
+    let texts =
+        (proptest::collection::vec(0..WORDS.len(), 0..14), proptest::collection::vec(0..4usize, 0..3));
+    let prices = proptest::collection::vec(-8..8i32, 0..3);
+    let rest = (prices, proptest::option::of(1..29u8), proptest::option::of(any::<bool>()));
+    (texts, -20..20i64, rest).prop_map(|((words, tags), n, (prices, day, sold))| Doc {
+        words,
+        tags,
+        n,
+        prices,
+        day,
+        sold,
+    })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -54,7 +68,25 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn source(doc: &Doc) -> String {
     let body: Vec<&str> = doc.words.iter().map(|&word| WORDS[word]).collect();
-    format!(r#"{{"body":"{}","tag":"t{}","n":{}}}"#, body.join(" "), doc.tag, doc.n)
+    let tags: Vec<String> = doc.tags.iter().map(|tag| format!(r#""t{tag}""#)).collect();
+    let prices: Vec<String> = doc.prices.iter().map(|&price| price_text(price)).collect();
+    let day = doc.day.map_or("null".into(), |day| format!(r#""{}""#, day_text(day)));
+    let sold = doc.sold.map_or("null".into(), |sold| sold.to_string());
+    format!(
+        r#"{{"body":"{}","tag":[{}],"n":{},"price":[{}],"day":{day},"sold":{sold}}}"#,
+        body.join(" "),
+        tags.join(","),
+        doc.n,
+        prices.join(",")
+    )
+}
+
+fn price_text(quarters: i32) -> String {
+    format!("{:?}", f64::from(quarters) / 4.0)
+}
+
+fn day_text(day: u8) -> String {
+    format!("2020-01-{day:02}T00:00:00Z")
 }
 
 fn put(id: u8, doc: &Doc) -> Write {
@@ -88,19 +120,20 @@ fn coded(length: u32) -> f64 {
 }
 
 /// BM25 by the book over all documents, in f64.
-fn naive(model: &BTreeMap<u8, Doc>, words: &[usize]) -> Vec<(u8, f64)> {
+fn naive(model: &BTreeMap<u8, Doc>, words: &[(usize, f64)]) -> Vec<(u8, f64)> {
     let with_text: Vec<&Doc> = model.values().filter(|doc| !doc.words.is_empty()).collect();
     let n = with_text.len() as f64;
     let average = with_text.iter().map(|doc| doc.words.len() as f64).sum::<f64>() / n.max(1.0);
     let mut scores: BTreeMap<u8, f64> = BTreeMap::new();
-    for &word in words {
+    for &(word, boost) in words {
         let df = with_text.iter().filter(|doc| doc.words.contains(&word)).count() as f64;
         let idf = (1.0 + (n - df + 0.5) / (df + 0.5)).ln();
         for (id, doc) in model {
             let tf = doc.words.iter().filter(|&&w| w == word).count() as f64;
             if tf > 0.0 {
                 let length = coded(doc.words.len() as u32);
-                *scores.entry(*id).or_default() += idf * tf / (tf + 1.2 * (0.25 + 0.75 * length / average));
+                *scores.entry(*id).or_default() +=
+                    boost * idf * tf / (tf + 1.2 * (0.25 + 0.75 * length / average));
             }
         }
     }
@@ -132,8 +165,10 @@ fn check(snapshot: &Snapshot, model: &BTreeMap<u8, Doc>, words: &[usize], tag: u
     let mut distinct = words.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
-    let names: Vec<&str> = distinct.iter().map(|&word| WORDS[word]).collect();
-    let scored = naive(model, &distinct);
+    let weighed: Vec<(usize, f64)> = distinct.iter().map(|&word| (word, 1.0 + (word % 3) as f64)).collect();
+    let names: Vec<String> =
+        weighed.iter().map(|&(word, boost)| format!("{}^{boost}", WORDS[word])).collect();
+    let scored = naive(model, &weighed);
     let request = SearchRequest {
         collection: "c",
         query: &format!("body:({})", names.join(" ")),
@@ -162,12 +197,43 @@ fn check(snapshot: &Snapshot, model: &BTreeMap<u8, Doc>, words: &[usize], tag: u
     let phrase = words.iter().map(|&word| WORDS[word]).collect::<Vec<_>>().join(" ");
     let with_phrase = expected(model, |doc| doc.words.windows(words.len()).any(|window| window == words));
     assert_eq!(ids(snapshot, &format!("body:\"{phrase}\"")), with_phrase, "phrase {phrase:?}");
-    assert_eq!(ids(snapshot, &format!("tag:t{tag}")), expected(model, |doc| doc.tag == tag), "tag");
+    let (first, second) = (words[0], words[words.len() - 1]);
+    let near = |at: usize, doc: &Doc| {
+        doc.words[at] == first && doc.words[at + 1..].iter().take(2).any(|&w| w == second)
+    };
+    let close = expected(model, |doc| (0..doc.words.len()).any(|at| near(at, doc)));
+    let sloppy = format!("body:\"{} {}\"~1", WORDS[first], WORDS[second]);
+    if first != second {
+        assert_eq!(ids(snapshot, &sloppy), close, "{sloppy}");
+    }
+    let tagged = expected(model, |doc| doc.tags.contains(&tag));
+    assert_eq!(ids(snapshot, &format!("tag:t{tag}")), tagged, "tag");
     let low = n.min(3);
     let range = expected(model, |doc| doc.n >= low && doc.n < 5);
     assert_eq!(ids(snapshot, &format!("n:[{low} TO 5}}")), range, "range from {low}");
+    let (from, to) = (price_text(low as i32), price_text(3));
+    let cheap = expected(model, |doc| doc.prices.iter().any(|&price| price > low as i32 && price <= 3));
+    assert_eq!(ids(snapshot, &format!("price:{{{from} TO {to}]")), cheap, "price from {from}");
+    let day = low.unsigned_abs() as u8;
+    let late = expected(model, |doc| doc.day.is_some_and(|own| own >= day));
+    let since = if day == 0 { "2019-12-31T00:00:00Z".into() } else { day_text(day) };
+    assert_eq!(ids(snapshot, &format!("day:[\"{since}\" TO *]")), late, "since {since}");
+    assert_eq!(ids(snapshot, "sold:true"), expected(model, |doc| doc.sold == Some(true)), "sold");
+    let one_of = expected(model, |doc| [n, n + 1].contains(&doc.n));
+    assert_eq!(ids(snapshot, &format!("n: IN [{n} {}]", n + 1)), one_of, "n");
+    // From some id on, and not to the end.
+    let (start, rows_max) = (day % 40, 1 + tag * 7);
+    let mut rows = Vec::new();
+    let row = |document: lumen::Document| {
+        rows.push((document.id, String::from_utf8(document.source).expect("UTF-8")));
+        rows.len() < rows_max
+    };
+    snapshot.scan("c", &format!("id{start:02}"), &mut { row }).expect("scan");
+    let range = model.range(start..).take(rows_max);
+    let wanted: Vec<_> = range.map(|(id, doc)| (format!("id{id:02}"), source(doc))).collect();
+    assert_eq!(rows, wanted, "scan from {start}");
     let word = WORDS[words[0]];
-    let without = expected(model, |doc| doc.tag == tag && !doc.words.contains(&words[0]));
+    let without = expected(model, |doc| doc.tags.contains(&tag) && !doc.words.contains(&words[0]));
     assert_eq!(ids(snapshot, &format!("+tag:t{tag} -body:{word}")), without, "without {word}");
     let prefix = expected(model, |doc| doc.words.iter().any(|&w| WORDS[w].starts_with(&word[..1])));
     assert_eq!(ids(snapshot, &format!("body:{}*", &word[..1])), prefix, "prefix of {word}");
@@ -180,7 +246,8 @@ proptest! {
     fn answers_like_a_map_and_a_naive_scorer(steps in steps()) {
         let vfs = Memory::new();
         let mut db = open(&vfs);
-        let mapping = br#"{"fields":{"body":{"type":"text"},"tag":{"type":"keyword"},"n":{"type":"i64"}}}"#;
+        let mapping = br#"{"fields":{"body":{"type":"text"},"tag":{"type":"keyword"},"n":{"type":"i64"},
+            "price":{"type":"f64"},"day":{"type":"date"},"sold":{"type":"bool"}}}"#;
         let mapping = Mapping::from_json(mapping).expect("good");
         db.write(Write::CreateCollection { name: "c".into(), mapping }).expect("create");
         let mut model: BTreeMap<u8, Doc> = BTreeMap::new();
