@@ -174,6 +174,7 @@ impl Entry<'_> {
             Condition::Always => true,
             Condition::Absent => version.is_none(),
             Condition::Version(wanted) => version == Some(wanted),
+            Condition::Present => version.is_some(),
         };
         if met { Ok(()) } else { Err(Rejection::VersionConflict { id: id.to_owned(), current: version }) }
     }

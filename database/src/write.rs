@@ -7,7 +7,7 @@
 //!         │ 3 │ collection │ id │ condition │ source: slice │           put
 //!         │ 4 │ collection │ id │ condition │                           delete
 //!         │ 9 │ count: varint │ { slice holding a write } … │            batch; not inside a batch
-//! condition:  │ 0 │ always   │ 1 │ absent   │ 2 │ version: varint │
+//! condition:  │ 0 │ always   │ 1 │ absent   │ 2 │ version: varint │   │ 3 │ present  │
 //! ```
 
 use std::sync::Arc;
@@ -73,6 +73,8 @@ pub enum Condition {
     Absent,
     /// There, at this version.
     Version(u64),
+    /// There, at any version.
+    Present,
 }
 
 /// What a write did.
@@ -243,6 +245,7 @@ fn put_condition(out: &mut Vec<u8>, condition: Condition) {
             out.push(2);
             put_varint(out, version);
         }
+        Condition::Present => out.push(3),
     }
 }
 
@@ -283,6 +286,7 @@ fn decode(bytes: &[u8]) -> Option<Write> {
             0 => Condition::Always,
             1 => Condition::Absent,
             2 => Condition::Version(decoder.varint()?),
+            3 => Condition::Present,
             _ => return None,
         })
     };
@@ -340,6 +344,7 @@ mod tests {
                 condition: Condition::Version(7),
             },
             Write::Delete { collection: "c".into(), id: "1".into(), condition: Condition::Absent },
+            Write::Delete { collection: "c".into(), id: "2".into(), condition: Condition::Present },
             Write::DropCollection { name: "c".into() },
         ];
         let mut catalog = Catalog::default();

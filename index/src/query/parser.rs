@@ -5,6 +5,7 @@
 //! title:rust  tag:db         in one field                    +rust -java   needed, excluded
 //! "to be or not"~2           a phrase, words up to 2 moves apart
 //! a AND b OR NOT c           AND binds tighter than OR       (a b) title:(a b)
+//! a && b || !c               the same three, as some write them
 //! year:[1990 TO 2000}        a range, [ ] with and { } without its end, * for open; year:>=1990
 //! tag: IN [db search]        any of                          hob*  a prefix     tag:*  any value
 //! rust^2                     counts double                   * or nothing: every document
@@ -281,6 +282,10 @@ impl Parser<'_> {
                     format!("{c:?} makes no sense here; put it in quotes, or a backslash before it"),
                 );
             }
+            Some('!') if self.text[at + 1..].starts_with(|c: char| !c.is_whitespace() && c != '!') => {
+                self.at += 1;
+                return not(group, at);
+            }
             _ => {
                 let word = self.word(false)?;
                 if self.take(':') {
@@ -302,8 +307,8 @@ impl Parser<'_> {
                 }
                 let operator = (!word.star && !word.escaped).then_some(word.text.as_str());
                 match operator {
-                    Some("AND" | "OR") => {
-                        let and = operator == Some("AND");
+                    Some("AND" | "OR" | "&&" | "||") => {
+                        let and = matches!(operator, Some("AND" | "&&"));
                         if group.clauses.is_empty() || group.wanting.is_some() {
                             return problem(at, format!("{} has nothing on its left", word.text));
                         }
@@ -311,15 +316,7 @@ impl Parser<'_> {
                         group.wanting = Some(at);
                         return Ok(());
                     }
-                    Some("NOT") => {
-                        if group.occur == Occur::Must {
-                            return problem(at, "NOT follows +; say which of the two is meant");
-                        }
-                        group.occur =
-                            if group.occur == Occur::MustNot { Occur::Should } else { Occur::MustNot };
-                        group.wanting = Some(at);
-                        return Ok(());
-                    }
+                    Some("NOT") => return not(group, at),
                     _ => {}
                 }
                 self.count(at)?;
@@ -376,6 +373,11 @@ impl Parser<'_> {
                 '*' => word.star = true,
                 c => word.text.push(c),
             }
+        }
+        let before_digits = word.text.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if before_digits.ends_with('~') && !word.escaped {
+            let reason = "~ follows only a phrase, like \"a b\"~2; words are searched as they are written";
+            return problem(start + self.text[start..self.at].rfind('~').unwrap_or(0), reason);
         }
         Ok(word)
     }
@@ -695,6 +697,16 @@ impl Parser<'_> {
             }
         }
     }
+}
+
+/// The next clause is excluded; after another NOT, it is not.
+fn not(group: &mut Group, at: usize) -> Parsed<()> {
+    if group.occur == Occur::Must {
+        return problem(at, "NOT follows +; say which of the two is meant");
+    }
+    group.occur = if group.occur == Occur::MustNot { Occur::Should } else { Occur::MustNot };
+    group.wanting = Some(at);
+    Ok(())
 }
 
 fn check_complete(group: &Group) -> Parsed<()> {

@@ -108,6 +108,11 @@ fn texts_become_trees() {
         ("body:a^2", "body:a^2"),
         ("(body:a body:b)^0.5", "(body:a body:b)^0.5"),
         ("body:!!!", "NOTHING"),
+        ("!body:java", "(+ALL -body:java)"),
+        ("body:a && body:b || !body:c", "((+body:a +body:b) -body:c)"),
+        ("body:a && !(body:b)", "(+body:a -body:b)"),
+        ("tag:a~b", "tag:a~b"),
+        ("tag:a\\~1", "tag:a~1"),
     ] {
         let parsed = parse(text, &schema()).unwrap_or_else(|error| panic!("{text}: {error}"));
         if text.starts_with("price") {
@@ -150,6 +155,10 @@ fn bad_texts_are_refused_with_their_place() {
         ("year:19*", 5, "has no prefixes"),
         ("a^x", 1, "a boost is a number"),
         ("\"a b\"~x", 6, "slop is a whole number"),
+        ("roam~1", 4, "follows only a phrase"),
+        ("a body:roam~", 11, "follows only a phrase"),
+        ("+!a", 1, "NOT follows +"),
+        ("a &&", 2, "nothing follows"),
         ("ho*b", 0, "only at the end"),
         ("a\\", 1, "escapes nothing"),
         ("tag: IN [a", 5, "never closed"),

@@ -64,7 +64,12 @@ impl Report {
             ),
         }
         if let (Some(path), true) = (&self.rejects_path, self.rejected > 0) {
-            say!("{} lines were rejected; which and why: {}", self.rejected, path.display());
+            let lines = if self.rejected == 1 {
+                "1 line was".into()
+            } else {
+                format!("{} lines were", self.rejected)
+            };
+            say!("{lines} rejected; which and why: {}", path.display());
         }
         if !std::io::stdout().is_terminal() && self.rejects_path.is_some() {
             let stored = transfer.stored();

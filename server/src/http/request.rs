@@ -95,6 +95,7 @@ impl Call {
                 format!("If-None-Match on a write can only be *, not {}", excerpt(other)),
             )
             .with("hint", "If-Match: \"N\" replaces version N only")),
+            (Some("*"), None) => Ok(Condition::Present),
             (Some(tag), None) => parse_etag(tag).map(Condition::Version).ok_or_else(|| {
                 Failure::new(
                     Kind::InvalidParameter,
