@@ -137,7 +137,7 @@ impl Log {
         );
         let file = vfs.open(&temporary, Mode::Create).map_err(|e| Error::io("create", &temporary, e))?;
         file.write_at(&bytes, 0).map_err(|e| Error::io("write", &temporary, e))?;
-        fill_with_zeros(&*file, end, capacity).map_err(|e| Error::io("fill", &temporary, e))?;
+        file.fill(end, capacity).map_err(|e| Error::io("fill", &temporary, e))?;
         file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
         vfs.rename(&temporary, &path).map_err(|e| Error::io("rename", &temporary, e))?;
         vfs.sync_dir(&options.dir).map_err(|e| sync_failed(&options.dir, &e.0))?;
@@ -328,7 +328,7 @@ impl Log {
         };
         let path = self.options.dir.join(&name);
         let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-        fill_with_zeros(&*file, 0, self.options.segment_bytes).map_err(|e| Error::io("fill", &path, e))?;
+        file.fill(0, self.options.segment_bytes).map_err(|e| Error::io("fill", &path, e))?;
         file.sync().map_err(|e| sync_failed(&path, &e.0))?;
         self.state.lock().spares.push((name, self.options.segment_bytes));
         Ok(())
@@ -478,19 +478,6 @@ impl State {
             None => Ok(()),
         }
     }
-}
-
-/// Writes zeros from `from` to `to`: reserved blocks are not enough, their first write costs a journal commit.
-fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> std::io::Result<()> {
-    const CHUNK: usize = 1 << 20;
-    let zeros = vec![0; CHUNK.min((to - from.min(to)) as usize)];
-    let mut at = from;
-    while at < to {
-        let len = (to - at).min(CHUNK as u64) as usize;
-        file.write_at(&zeros[..len], at)?;
-        at += len as u64;
-    }
-    Ok(())
 }
 
 /// The final error of a failed sync.

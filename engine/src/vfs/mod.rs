@@ -53,6 +53,11 @@ pub trait File: Send + Sync {
     fn sync(&self) -> Result<(), SyncError>;
     /// Reserves room for the first `len` bytes, as far as the file system can; never shortens.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Writes zeros from `from` to `to`, for small writes to replace: reserved blocks are not enough, their first write
+    /// costs a journal commit.
+    fn fill(&self, from: u64, to: u64) -> io::Result<()> {
+        fill_by(self, 1 << 20, from, to)
+    }
     /// Cuts or extends with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Length in bytes.
@@ -61,6 +66,18 @@ pub trait File: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+}
+
+/// Writes zeros, so many bytes at once.
+fn fill_by<F: File + ?Sized>(file: &F, chunk: u64, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; chunk.min(to.saturating_sub(from)) as usize];
+    let mut at = from;
+    while at < to {
+        let len = (to - at).min(chunk);
+        file.write_at(&zeros[..len as usize], at)?;
+        at += len;
+    }
+    Ok(())
 }
 
 /// Keeps a folder locked against other processes while it lives.
