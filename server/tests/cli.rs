@@ -212,6 +212,18 @@ fn exit_codes_tell_what_went_wrong() {
 }
 
 #[test]
+fn the_environment_says_where_when_the_command_line_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("here");
+    let mut command = lumen();
+    command.arg("standalone").env("LUMEN_DATA_DIR", &data).env("LUMEN_BIND", "127.0.0.2:0");
+    let server = Server::spawn(command);
+    assert_eq!(server.address.ip().to_string(), "127.0.0.2");
+    assert!(std::fs::read_dir(&data).unwrap().count() > 0, "nothing is in {data:?}");
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
 fn check_and_inspect_read_a_folder_that_no_server_uses() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
