@@ -4,20 +4,23 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::compaction::job;
-use crate::compaction::picker::Picker;
+use crate::compaction::picker::Job;
 use crate::error::Result;
 use crate::flush;
 use crate::log::Log;
 use crate::state::Shared;
+
+/// How long the compaction thread sleeps at most.
+const IDLE_LOOK: Duration = Duration::from_secs(10);
 
 /// What the threads work on.
 #[derive(Clone)]
 pub(crate) struct Background {
     pub shared: Arc<Shared>,
     pub log: Option<Arc<Log>>,
-    pub picker: Arc<dyn Picker>,
 }
 
 impl Background {
@@ -103,8 +106,9 @@ impl Background {
                     if work.closing || work.failure.is_some() {
                         return;
                     }
-                    if self.picker.pick(&self.shared.view.load().version).is_none() {
-                        self.shared.bell.wait(&mut work);
+                    if self.next_job().is_none() {
+                        // Age needs no event: who has an age limit looks again by himself.
+                        self.shared.bell.wait_for(&mut work, IDLE_LOOK);
                     }
                     if work.closing || work.failure.is_some() {
                         return;
@@ -116,6 +120,12 @@ impl Background {
                 }
             }
         }
+    }
+
+    /// What is to be compacted now.
+    pub(crate) fn next_job(&self) -> Option<Job> {
+        let version = self.shared.view.load().version.clone();
+        self.shared.picker.pick(&version, self.shared.options.now_ms())
     }
 
     /// Runs one compaction; `false` when none is due.
@@ -132,7 +142,7 @@ impl Background {
             let work = self.shared.work.lock();
             work.closing || work.failure.is_some()
         };
-        let result = match self.picker.pick(&version) {
+        let result = match self.shared.picker.pick(&version, self.shared.options.now_ms()) {
             Some(job) => job::run(&self.shared, &version, &job, &stop).map(|()| !stop()),
             None => Ok(false),
         };

@@ -197,7 +197,7 @@ impl Engine {
     pub fn settle(&self) -> Result<()> {
         self.flush()?;
         loop {
-            let due = self.background.picker.pick(&self.shared.view.load().version).is_some();
+            let due = self.background.next_job().is_some();
             let mut work = self.shared.work.lock();
             if let Some(error) = &work.failure {
                 return Err(error.clone());
@@ -262,7 +262,7 @@ impl Engine {
     pub fn verify(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
         let version = self.shared.view.load().version.clone();
         let mut problems = Vec::new();
-        for table in version.levels.iter().flatten() {
+        for table in version.slots.iter().flatten() {
             if !step(&table.name(), table.meta.len) {
                 return Ok(problems);
             }
@@ -295,7 +295,7 @@ impl Engine {
         let view = self.shared.view.load();
         let counters = &self.shared.counters;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let levels = view.version.levels.iter();
+        let levels = view.version.slots.iter();
         let level = |tables: &Vec<Arc<crate::table::reader::Table>>| LevelStats {
             tables: tables.len() as u64,
             bytes: tables.iter().map(|table| table.meta.len).sum(),
@@ -312,6 +312,8 @@ impl Engine {
             flushed_bytes: load(&counters.flushed_bytes),
             compactions: load(&counters.compactions),
             compacted_bytes: load(&counters.compacted_bytes),
+            compaction_read_bytes: load(&counters.compaction_read_bytes),
+            compactions_by_reason: counters.reasons(),
             stalls: load(&counters.stalls),
             cache_hits: cache.hits(),
             cache_misses: cache.misses(),

@@ -68,7 +68,7 @@ fn write_table(shared: &Shared, memtable: &Memtable) -> Result<Option<TableMeta>
             if !ranges.covers(entry.key, entry.seq, Seq::MAX) {
                 let builder = match &mut builder {
                     Some(builder) => builder,
-                    None => builder.insert(create(shared, 0)?),
+                    None => builder.insert(create(shared, false, shared.options.now_ms())?),
                 };
                 builder.add(entry)?;
             }
@@ -78,13 +78,14 @@ fn write_table(shared: &Shared, memtable: &Memtable) -> Result<Option<TableMeta>
     builder.map(TableBuilder::finish).transpose()
 }
 
-/// A builder for a table of `level`. Hot levels are packed fast (lz4), the deep ones small (zstd).
-pub(crate) fn create(shared: &Shared, level: usize) -> Result<TableBuilder> {
+/// A builder for a table. Most are packed fast (lz4), cold ones small (zstd). What it holds was written up to `written_ms`.
+pub(crate) fn create(shared: &Shared, is_cold: bool, written_ms: u64) -> Result<TableBuilder> {
     let number = shared.next_file();
     let options = TableOptions {
-        block_bytes: if level < 3 { shared.options.block_bytes } else { 2 * shared.options.block_bytes },
+        block_bytes: if is_cold { 2 * shared.options.block_bytes } else { shared.options.block_bytes },
         filter_bits: shared.options.filter_bits,
-        codec: if level < 3 { Codec::Lz4 } else { Codec::Zstd },
+        codec: if is_cold { Codec::Zstd } else { Codec::Lz4 },
+        written_ms,
     };
     let uid = (shared.options.random)();
     TableBuilder::create(&*shared.options.vfs, &shared.table_path(number), number, uid, options)

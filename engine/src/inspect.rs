@@ -76,7 +76,7 @@ fn edit_text(edit: &Edit) -> String {
 /// What is live as text: a line for each table, range delete and attachment.
 pub(crate) fn version(version: &Version) -> String {
     let mut lines = Vec::new();
-    for (level, tables) in version.levels.iter().enumerate() {
+    for (level, tables) in version.slots.iter().enumerate() {
         lines.extend(tables.iter().map(|table| {
             let meta = &table.meta;
             let (smallest, largest) = (printable(&meta.smallest), printable(&meta.largest));

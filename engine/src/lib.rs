@@ -66,5 +66,5 @@ pub use crate::commit::Durability;
 pub use crate::engine::Engine;
 pub use crate::error::{Error, Result};
 pub use crate::key::Seq;
-pub use crate::options::Options;
+pub use crate::options::{Compaction, Options};
 pub use crate::snapshot::Snapshot;

@@ -1,9 +1,40 @@
 //! Every knob of the engine: its unit, its default and the reason for it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::vfs::Vfs;
 use crate::vfs::disk::Disk;
+
+/// A compaction strategy. It may be another at each opening: every one goes on with the tree that is there.
+///
+/// `benches/compaction.md` says which is good for what, from measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compaction {
+    /// Each level one sorted run, ten times the one above: least space, quickest reads, most writing.
+    Leveled,
+    /// Sorted runs by age, merged when alike or too many (RocksDB's universal): least writing.
+    Tiered {
+        /// Sorted runs at which something is merged, at least 2; 8 is usual.
+        runs: usize,
+        /// How much larger, in percent, a run may be than all newer ones that are merged with it; 1 is usual.
+        size_ratio_percent: u64,
+        /// What all newer runs may be, in percent of the oldest; 200 is usual.
+        space_percent: u64,
+    },
+    /// Tiers everywhere but at the bottom, which is one run (Dostoevsky): less writing than levels, fewer runs than tiers.
+    LazyLeveled {
+        /// Runs of one size before they are merged, at least 2; 4 is usual.
+        runs: usize,
+    },
+    /// Nothing is merged; the oldest tables go.
+    Fifo {
+        /// Bytes of all tables that are kept.
+        bytes_max: u64,
+        /// How old the newest entry of a table may be; `None`: any age.
+        age_max: Option<Duration>,
+    },
+}
 
 /// How an engine is set up. All fields may be changed between one opening and the next.
 #[derive(Clone)]
@@ -26,7 +57,9 @@ pub struct Options {
     pub filter_bits: usize,
     /// Size in bytes of a table that compaction writes. Default 32 MiB.
     pub table_bytes: u64,
-    /// Bytes that level 1 may hold; each further level holds ten times as much. Default 128 MiB.
+    /// How tables are merged. Default [`Compaction::Leveled`].
+    pub compaction: Compaction,
+    /// Bytes that the first level below level 0 may hold; each further one holds ten times as much. Default 128 MiB.
     pub level_bytes: u64,
     /// Tables in level 0 at which they are compacted. Default 4.
     pub level0_tables: usize,
@@ -40,6 +73,8 @@ pub struct Options {
     /// Opens without changing anything: what recovery writes stays in memory, nothing is flushed or compacted. For checks;
     /// whatever is written to such a store is gone with it. Default: off.
     pub read_only: bool,
+    /// The time in milliseconds since 1970. Default: the system's.
+    pub clock: fn() -> u64,
     /// Where random numbers come from (file tags, store identity). Default: the system's hasher keys.
     pub random: fn() -> u64,
 }
@@ -55,15 +90,28 @@ impl Default for Options {
             block_bytes: 8 << 10,
             filter_bits: 10,
             table_bytes: 32 << 20,
+            compaction: Compaction::Leveled,
             level_bytes: 128 << 20,
             level0_tables: 4,
             level0_stop: 20,
             segment_bytes: 64 << 20,
             threads: 2,
             read_only: false,
+            clock: system_clock,
             random: system_random,
         }
     }
+}
+
+impl Options {
+    pub(crate) fn now_ms(&self) -> u64 {
+        (self.clock)()
+    }
+}
+
+/// The system's time, in milliseconds since 1970.
+pub fn system_clock() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Random bits from the keys that the standard library draws for every new hash map.

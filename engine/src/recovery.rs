@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::background::Background;
 use crate::batch::Batch;
-use crate::compaction::picker::Leveled;
+use crate::compaction::picker;
 use crate::error::{Error, Result};
 use crate::log::{Kind, Log, LogOptions, Recovery};
 use crate::memtable::Memtable;
@@ -91,7 +91,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         recovery = replayed;
     }
     let view = View { active, frozen: Vec::new(), version: Arc::new(version) };
-    let picker = Arc::new(Leveled::new(&options));
+    let picker = picker::from_options(&options);
     let shared = Shared {
         options,
         dir: dir.to_path_buf(),
@@ -103,9 +103,10 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         manifest: Mutex::new(opened.manifest),
         work: Mutex::new(Work::default()),
         bell: Condvar::new(),
+        picker,
         counters: Counters::default(),
     };
-    let background = Background { shared: Arc::new(shared), log, picker };
+    let background = Background { shared: Arc::new(shared), log };
     Ok(Opened { background, recovery, lock })
 }
 
@@ -144,7 +145,7 @@ impl Found {
     fn orphans(&self, version: &Version) -> Vec<PathBuf> {
         let is_live = |number: u64, name: &str| {
             if name.ends_with(".sst") {
-                version.levels.iter().flatten().any(|table| table.meta.number == number)
+                version.slots.iter().flatten().any(|table| table.meta.number == number)
             } else {
                 version.attachments.contains_key(&number)
             }

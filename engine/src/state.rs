@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 
 use crate::attachment::Frozen;
+use crate::compaction::picker::Picker;
 use crate::error::{Error, Result};
 use crate::key::Seq;
 use crate::memtable::Memtable;
@@ -101,6 +102,8 @@ pub(crate) struct Shared {
     pub work: Mutex<Work>,
     /// Rung when there is work, and when work is done.
     pub bell: Condvar,
+    /// What to compact next.
+    pub picker: Arc<dyn Picker>,
     pub counters: Counters,
 }
 
@@ -140,7 +143,7 @@ impl Shared {
     ) -> Result<bool> {
         let mut manifest = self.manifest.lock();
         let before = self.view.load().version.clone();
-        let live = |number: &u64| before.levels.iter().flatten().any(|table| table.meta.number == *number);
+        let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
         let heeded = from.is_none_or(|from| {
             let known = from.range_deletes.list();
             before.range_deletes.list().iter().all(|range| known.contains(range))
@@ -155,9 +158,9 @@ impl Shared {
         if !ranges.is_empty() {
             let covered = |t: &&Arc<_>| cover(ranges, t);
             let numbers: Vec<u64> =
-                after.levels.iter().flatten().filter(covered).map(|t| t.meta.number).collect();
-            for level in &mut after.levels {
-                level.retain(|table| !numbers.contains(&table.meta.number));
+                after.slots.iter().flatten().filter(covered).map(|t| t.meta.number).collect();
+            for slot in &mut after.slots {
+                slot.retain(|table| !numbers.contains(&table.meta.number));
             }
             edit.add.retain(|(_, meta)| !numbers.contains(&meta.number));
             edit.remove.extend(numbers.into_iter().filter(live));
@@ -173,8 +176,8 @@ impl Shared {
             synced.map_err(|e| crate::log::sync_failed(&self.dir, &e.0))?;
         }
         manifest.write(&edit, &after, next_file)?;
-        for table in before.levels.iter().flatten() {
-            if !after.levels.iter().flatten().any(|t| t.meta.number == table.meta.number) {
+        for table in before.slots.iter().flatten() {
+            if !after.slots.iter().flatten().any(|t| t.meta.number == table.meta.number) {
                 table.make_obsolete();
             }
         }
@@ -223,7 +226,8 @@ impl Shared {
     pub(crate) fn pressure(&self) -> f64 {
         let view = self.view.load();
         let memory = view.frozen.len() as f64 / self.options.memtables_max.max(1) as f64;
-        let level0 = view.version.levels[0].len() as f64 / self.options.level0_stop.max(1) as f64;
+        let level0 =
+            self.picker.stop_at().map_or(0.0, |stop| view.version.slots[0].len() as f64 / stop.max(1) as f64);
         memory.max(level0)
     }
 

@@ -1,6 +1,8 @@
 //! What the engine counts.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::compaction::picker::Reason;
 
 /// Counters that the parts of the engine raise.
 #[derive(Default)]
@@ -9,7 +11,23 @@ pub(crate) struct Counters {
     pub flushed_bytes: AtomicU64,
     pub compactions: AtomicU64,
     pub compacted_bytes: AtomicU64,
+    pub compaction_read_bytes: AtomicU64,
+    by_reason: [AtomicU64; Reason::ALL.len()],
     pub stalls: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn compacted(&self, reason: Reason, read: u64, written: u64) {
+        self.compactions.fetch_add(1, Relaxed);
+        self.compaction_read_bytes.fetch_add(read, Relaxed);
+        self.compacted_bytes.fetch_add(written, Relaxed);
+        self.by_reason[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn reasons(&self) -> Vec<(&'static str, u64)> {
+        let count = |reason: &Reason| (reason.name(), self.by_reason[*reason as usize].load(Relaxed));
+        Reason::ALL.iter().map(count).collect()
+    }
 }
 
 /// One level of the tree.
@@ -44,6 +62,10 @@ pub struct Stats {
     pub compactions: u64,
     /// Bytes that compactions wrote.
     pub compacted_bytes: u64,
+    /// Bytes of the tables that they read.
+    pub compaction_read_bytes: u64,
+    /// Why compactions were done, and how many.
+    pub compactions_by_reason: Vec<(&'static str, u64)>,
     /// Times a writer had to wait for flushes or compactions.
     pub stalls: u64,
     /// Reads of blocks that the cache held.

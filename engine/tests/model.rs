@@ -1,4 +1,5 @@
-//! Random operations against a `BTreeMap`, on the in-memory file system, with snapshots kept and reopened stores.
+//! Random operations against a `BTreeMap`, on the in-memory file system, with snapshots kept, and stores reopened under
+//! other options: another compaction strategy goes on with the same tree.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -6,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lumen_engine::vfs::memory::{Crash, Memory};
-use lumen_engine::{Batch, Durability, Engine, Options, Snapshot};
+use lumen_engine::{Batch, Compaction, Durability, Engine, Options, Snapshot};
 use proptest::prelude::*;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -20,8 +21,8 @@ enum Step {
     Snapshot,
     Flush,
     Settle,
-    Reopen,
-    Crash,
+    Reopen(u8),
+    Crash(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -33,8 +34,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Snapshot),
         2 => Just(Step::Flush),
         1 => Just(Step::Settle),
-        1 => Just(Step::Reopen),
-        1 => Just(Step::Crash),
+        1 => any::<u8>().prop_map(Step::Reopen),
+        1 => any::<u8>().prop_map(Step::Crash),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -47,14 +48,27 @@ fn value(v: u16) -> Vec<u8> {
     format!("value {v} ").repeat(1 + usize::from(v % 13)).into_bytes()
 }
 
-fn options(vfs: &Memory) -> Options {
+/// One of many sets of options; whatever they are, the answers are the same.
+fn options(vfs: &Memory, kind: u8) -> Options {
+    let compaction = match kind % 6 {
+        0 => Compaction::Leveled,
+        1 => Compaction::Tiered { runs: 2, size_ratio_percent: 1, space_percent: 200 },
+        2 => Compaction::Tiered { runs: 5, size_ratio_percent: 50, space_percent: 1_000_000 },
+        3 => Compaction::LazyLeveled { runs: 2 },
+        4 => Compaction::LazyLeveled { runs: 4 },
+        _ => Compaction::Fifo { bytes_max: u64::MAX, age_max: None },
+    };
+    let large = kind / 6 % 2;
     Options {
         vfs: Arc::new(vfs.clone()),
-        memtable_bytes: 6 << 10,
-        block_bytes: 256,
-        table_bytes: 2 << 10,
-        level_bytes: 4 << 10,
-        level0_tables: 3,
+        compaction,
+        memtable_bytes: 3 << (10 + large),
+        block_bytes: 128 << large,
+        table_bytes: 1 << (10 + large),
+        level_bytes: 2 << (10 + large),
+        level0_tables: 2 + usize::from(large),
+        level0_stop: 1000,
+        filter_bits: if kind % 4 == 3 { 0 } else { 10 },
         segment_bytes: 4 << 10,
         cache_bytes: 16 << 10,
         threads: 0,
@@ -99,13 +113,13 @@ fn check(snapshot: &Snapshot, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn answers_like_a_sorted_map(steps in steps()) {
+    fn answers_like_a_sorted_map(steps in steps(), kind in any::<u8>()) {
         let vfs = Memory::new();
         let dir = Path::new("/store");
-        let mut engine = Engine::open(dir, options(&vfs)).expect("open");
+        let mut engine = Engine::open(dir, options(&vfs, kind)).expect("open");
         let mut model = Model::new();
         let mut kept: Vec<(Snapshot, Model)> = Vec::new();
         for step in &steps {
@@ -132,17 +146,17 @@ proptest! {
                 Step::Snapshot => kept.push((engine.snapshot(), model.clone())),
                 Step::Flush => engine.flush().expect("flush"),
                 Step::Settle => engine.settle().expect("settle"),
-                Step::Reopen => {
+                Step::Reopen(kind) => {
                     kept.clear();
                     engine.close().expect("close");
                     drop(engine);
-                    engine = Engine::open(dir, options(&vfs)).expect("reopen");
+                    engine = Engine::open(dir, options(&vfs, *kind)).expect("reopen");
                 }
-                Step::Crash => {
+                Step::Crash(kind) => {
                     kept.clear();
                     drop(engine);
                     vfs.crash(Crash::DropPending, 1);
-                    engine = Engine::open(dir, options(&vfs)).expect("recover");
+                    engine = Engine::open(dir, options(&vfs, *kind)).expect("recover");
                 }
             }
             if !batch.is_empty() {
@@ -162,7 +176,7 @@ proptest! {
 #[test]
 fn plain_reads_never_see_more_than_a_snapshot_opened_after_them() {
     let vfs = Memory::new();
-    let engine = Engine::open("/store", Options { threads: 2, ..options(&vfs) }).expect("open");
+    let engine = Engine::open("/store", Options { threads: 2, ..options(&vfs, 0) }).expect("open");
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -194,7 +208,7 @@ fn plain_reads_never_see_more_than_a_snapshot_opened_after_them() {
 #[test]
 fn concurrent_sync_writes_share_syncs_and_all_survive() {
     let vfs = Memory::new();
-    let engine = Engine::open("/store", Options { threads: 2, ..options(&vfs) }).expect("open");
+    let engine = Engine::open("/store", Options { threads: 2, ..options(&vfs, 0) }).expect("open");
     std::thread::scope(|scope| {
         for writer in 0..8u8 {
             let engine = &engine;
@@ -210,7 +224,7 @@ fn concurrent_sync_writes_share_syncs_and_all_survive() {
     });
     drop(engine);
     vfs.crash(Crash::DropPending, 3);
-    let engine = Engine::open("/store", options(&vfs)).expect("recover");
+    let engine = Engine::open("/store", options(&vfs, 0)).expect("recover");
     for writer in 0..8u8 {
         for n in 0..100u8 {
             assert_eq!(
@@ -220,4 +234,45 @@ fn concurrent_sync_writes_share_syncs_and_all_survive() {
             );
         }
     }
+}
+
+/// Milliseconds since 1970, as the test wants them.
+static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_000_000);
+
+#[test]
+fn the_oldest_go_first() {
+    let vfs = Memory::new();
+    let now = |ms: u64| NOW.store(ms, std::sync::atomic::Ordering::Relaxed);
+    let fifo = |bytes_max, seconds: Option<u64>| Options {
+        compaction: Compaction::Fifo { bytes_max, age_max: seconds.map(std::time::Duration::from_secs) },
+        clock: || NOW.load(std::sync::atomic::Ordering::Relaxed),
+        ..options(&vfs, 0)
+    };
+    let fill = |engine: &Engine, day: u8| {
+        let mut batch = Batch::new();
+        (0..50u8).for_each(|n| batch.put(&[day, n], &[n; 20]));
+        engine.write(&batch, Durability::Sync).expect("write");
+        engine.flush().expect("flush");
+    };
+    let days = |engine: &Engine| -> Vec<u8> {
+        (0..9u8).filter(|&day| engine.get(&[day, 7]).expect("get").is_some()).collect()
+    };
+    let engine = Engine::open("/store", fifo(u64::MAX, Some(100))).expect("open");
+    for day in 0..6u8 {
+        now(1_000_000 + u64::from(day) * 30_000);
+        fill(&engine, day);
+    }
+    // At 150 s, what was written before 50 s is gone: days 0 and 1.
+    assert_eq!(days(&engine), [2, 3, 4, 5]);
+    let bytes: u64 = engine.stats().levels.iter().map(|level| level.bytes).sum();
+    let snapshot = engine.snapshot();
+    engine.close().expect("close");
+    drop(engine);
+    let engine = Engine::open("/store", fifo(bytes * 4 / 5, None)).expect("reopen");
+    assert_eq!(days(&engine), [3, 4, 5], "one has to go");
+    assert!(snapshot.get(&[2, 7]).expect("get").is_some(), "who holds a snapshot still sees it");
+    assert_eq!(
+        engine.stats().compactions_by_reason.iter().find(|(name, _)| *name == "expired"),
+        Some(&("expired", 1))
+    );
 }

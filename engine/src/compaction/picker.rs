@@ -1,105 +1,220 @@
-//! Which tables to compact next, and why.
+//! What every strategy answers, and the job that comes of it.
 
 use std::sync::Arc;
 
-use crate::options::Options;
+use crate::compaction::fifo::Fifo;
+use crate::compaction::lazy::LazyLeveled;
+use crate::compaction::leveled::Leveled;
+use crate::compaction::tiered::Tiered;
+use crate::options::{Compaction, Options};
 use crate::range_delete::RangeDeletes;
 use crate::table::reader::Table;
-use crate::version::{LEVELS, Version};
+use crate::version::{SLOTS, Version};
+
+/// Tables of one slot that go into a job.
+pub(crate) struct Input {
+    pub slot: usize,
+    pub tables: Vec<Arc<Table>>,
+}
 
 /// A compaction to do.
 pub(crate) struct Job {
-    /// Where the upper inputs lie.
-    pub level: usize,
-    /// Where the output goes.
-    pub target: usize,
-    /// Tables of `level`.
-    pub upper: Vec<Arc<Table>>,
-    /// Tables of `target` that overlap them.
-    pub lower: Vec<Arc<Table>>,
+    /// Why, for statistics and people.
+    pub reason: Reason,
+    /// Newest first. Each table of slot 0 is a run of its own.
+    pub inputs: Vec<Input>,
+    /// Where the output goes; `None` drops the inputs.
+    pub target: Option<usize>,
+}
+
+/// What made a job necessary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// Too many tables or runs.
+    Count,
+    /// A slot is over its size.
+    Size,
+    /// Old versions and deletes take too much room.
+    Space,
+    /// A table is mostly deletes.
+    Deletes,
+    /// A range delete covers a part of a table.
+    RangeDelete,
+    /// Too old, or too much, to be kept.
+    Expired,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Reason; 6] =
+        [Reason::Count, Reason::Size, Reason::Space, Reason::Deletes, Reason::RangeDelete, Reason::Expired];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Reason::Count => "count",
+            Reason::Size => "size",
+            Reason::Space => "space",
+            Reason::Deletes => "deletes",
+            Reason::RangeDelete => "range-delete",
+            Reason::Expired => "expired",
+        }
+    }
 }
 
 impl Job {
-    /// Whether the tables may simply change their level.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.inputs.iter().flat_map(|input| &input.tables)
+    }
+
+    /// Whether the one table may simply change its slot.
     pub(crate) fn is_move(&self) -> bool {
-        self.lower.is_empty() && self.upper.len() == 1 && self.level != self.target
+        self.tables().count() == 1 && self.target.is_some_and(|target| target != self.inputs[0].slot)
     }
 }
 
-/// A compaction strategy: looks at a version and names the next job.
+/// How much of a slot a job takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Granularity {
+    /// All of every slot from the first to the last that the trigger named.
+    Runs,
+    /// One table.
+    Table,
+}
+
+/// The slots that a trigger names, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cause {
+    pub reason: Reason,
+    /// The newest slot concerned.
+    pub first: usize,
+    /// The oldest.
+    pub last: usize,
+    /// Of slot 0, so many of the newest tables are left alone.
+    pub skip: usize,
+    /// Of slot 0, so many tables after those are taken.
+    pub take: usize,
+}
+
+impl Cause {
+    /// One slot, all of it.
+    pub(crate) fn slot(reason: Reason, slot: usize) -> Cause {
+        Cause { reason, first: slot, last: slot, skip: 0, take: usize::MAX }
+    }
+}
+
+/// A compaction strategy, as answers to four questions about a version.
 pub(crate) trait Picker: Send + Sync {
-    /// `None` when the tree is in shape.
-    fn pick(&self, version: &Version) -> Option<Job>;
-}
+    /// When: `None` while the tree is in shape. `now` is in milliseconds since 1970.
+    fn trigger(&self, version: &Version, now: u64) -> Option<Cause>;
 
-/// Leveled compaction: each level is sorted and ten times the one above; the fullest level gives the table that overlaps
-/// least, for its size, with the next (RocksDB's kMinOverlappingRatio).
-pub(crate) struct Leveled {
-    pub level0_tables: usize,
-    pub level_bytes: u64,
-}
+    /// Where to: the slot that the output goes to; `None` drops it.
+    fn layout(&self, version: &Version, cause: &Cause) -> Option<usize>;
 
-impl Leveled {
-    pub(crate) fn new(options: &Options) -> Leveled {
-        Leveled { level0_tables: options.level0_tables.max(1), level_bytes: options.level_bytes.max(1) }
-    }
+    /// How much.
+    fn granularity(&self, cause: &Cause) -> Granularity;
 
-    fn target_bytes(&self, level: usize) -> u64 {
-        self.level_bytes.saturating_mul(10u64.saturating_pow(level as u32 - 1))
-    }
-
-    fn level0(&self, version: &Version) -> Option<Job> {
-        let upper = version.levels[0].clone();
-        let smallest = upper.iter().map(|table| &table.meta.smallest).min()?.clone();
-        let largest = upper.iter().map(|table| &table.meta.largest).max()?.clone();
-        let lower = version.overlapping(1, &smallest, &largest);
-        Some(Job { level: 0, target: 1, upper, lower })
-    }
-
-    fn one_table(&self, version: &Version, level: usize) -> Option<Job> {
-        let overlap = |table: &Arc<Table>| {
-            let lower = version.overlapping(level + 1, &table.meta.smallest, &table.meta.largest);
+    /// Which table of `slot`, if one is enough: by default the one that overlaps least with the target for its size
+    /// (RocksDB's kMinOverlappingRatio), deletes making it smaller than it is.
+    fn movement(&self, version: &Version, slot: usize, target: usize) -> Option<Arc<Table>> {
+        let ratio = |table: &Arc<Table>| {
+            let lower = version.overlapping(target, &table.meta.smallest, &table.meta.largest);
             let bytes: u64 = lower.iter().map(|lower| lower.meta.len).sum();
-            (bytes * 1024 / table.meta.len.max(1), lower)
+            // A table of deletes alone counts double: they free what they reach.
+            let weight = table.meta.len + table.meta.len * table.meta.deletes / table.meta.entries.max(1);
+            bytes * 1024 / weight.max(1)
         };
-        let best = version.levels[level].iter().map(|table| (overlap(table), table));
-        let ((_, lower), table) = best.min_by_key(|((ratio, _), table)| (*ratio, table.meta.number))?;
-        Some(Job { level, target: level + 1, upper: vec![table.clone()], lower })
+        version.slots[slot].iter().min_by_key(|table| (ratio(table), table.meta.number)).cloned()
     }
 
-    /// A table that a range delete covers in part and nothing newer will push down is rewritten in its place.
-    fn under_range_delete(&self, version: &Version) -> Option<Job> {
-        for range in version.range_deletes.list() {
-            for (level, tables) in version.levels.iter().enumerate() {
-                if let Some(table) = tables.iter().find(|table| RangeDeletes::touches(range, &table.meta)) {
-                    if level == 0 {
-                        return self.level0(version);
+    /// Tables in slot 0 at which writers wait; `None`: never.
+    fn stop_at(&self) -> Option<usize>;
+
+    /// The next job.
+    fn pick(&self, version: &Version, now: u64) -> Option<Job> {
+        let Some(cause) = self.trigger(version, now) else {
+            return upkeep(version, self.stop_at().is_some());
+        };
+        let target = self.layout(version, &cause);
+        let mut inputs = Vec::new();
+        match (self.granularity(&cause), target) {
+            (Granularity::Table, Some(target)) => {
+                let table = self.movement(version, cause.first, target)?;
+                inputs.push(Input { slot: cause.first, tables: vec![table] });
+            }
+            _ => {
+                for slot in cause.first..=cause.last {
+                    let (skip, take) = if slot == 0 { (cause.skip, cause.take) } else { (0, usize::MAX) };
+                    let tables: Vec<_> = version.slots[slot].iter().skip(skip).take(take).cloned().collect();
+                    if !tables.is_empty() {
+                        inputs.push(Input { slot, tables });
                     }
-                    let (upper, lower) = (vec![table.clone()], Vec::new());
-                    return Some(Job { level, target: level, upper, lower });
                 }
             }
         }
-        None
+        Some(completed(version, Job { reason: cause.reason, inputs, target }))
     }
 }
 
-impl Picker for Leveled {
-    fn pick(&self, version: &Version) -> Option<Job> {
-        let mut best: Option<(f64, usize)> = None;
-        for level in 0..LEVELS - 1 {
-            let score = match level {
-                0 => version.levels[0].len() as f64 / self.level0_tables as f64,
-                _ => version.level_bytes(level) as f64 / self.target_bytes(level) as f64,
-            };
-            if score >= 1.0 && best.is_none_or(|(top, _)| score > top) {
-                best = Some((score, level));
-            }
+/// Adds the tables of the target that the inputs overlap.
+fn completed(version: &Version, mut job: Job) -> Job {
+    let Some(target) = job.target.filter(|&target| target > 0) else { return job };
+    if job.inputs.iter().any(|input| input.slot == target) {
+        return job;
+    }
+    let smallest = job.tables().map(|table| &table.meta.smallest).min().cloned().unwrap_or_default();
+    let largest = job.tables().map(|table| &table.meta.largest).max().cloned().unwrap_or_default();
+    let tables = version.overlapping(target, &smallest, &largest);
+    if !tables.is_empty() {
+        job.inputs.push(Input { slot: target, tables });
+    }
+    job
+}
+
+/// What is worth doing when nothing has to be done: tables that a range delete covers in part, or that are mostly deletes,
+/// are rewritten together with what they reach in the next slot that holds anything.
+fn upkeep(version: &Version, deletes_too: bool) -> Option<Job> {
+    let under_range = |table: &&Arc<Table>| {
+        version.range_deletes.list().iter().any(|range| RangeDeletes::touches(range, &table.meta))
+    };
+    let of_deletes = |table: &&Arc<Table>| deletes_too && table.meta.deletes * 2 >= table.meta.entries;
+    let find = |from: usize, wanted: &dyn Fn(&&Arc<Table>) -> bool| {
+        let mut slots = version.slots.iter().enumerate().skip(from);
+        slots.find_map(|(slot, tables)| tables.iter().find(wanted).map(|table| (slot, table.clone())))
+    };
+    let (reason, (slot, table)) = match find(0, &under_range) {
+        Some(found) => (Reason::RangeDelete, found),
+        // Those of slot 0 go soon enough, and with company.
+        None => (Reason::Deletes, find(1, &of_deletes)?),
+    };
+    if slot == 0 {
+        // Slot 0 overlaps itself: all of it goes to the first slot below that holds anything, or to the last.
+        let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
+        let inputs = vec![Input { slot, tables: version.slots[0].clone() }];
+        return Some(completed(version, Job { reason, inputs, target: Some(target) }));
+    }
+    let below = (slot + 1..SLOTS)
+        .find(|&below| !version.overlapping(below, &table.meta.smallest, &table.meta.largest).is_empty());
+    // What a range delete covers goes in place; so do deletes under which there is nothing any more.
+    let target = if reason == Reason::RangeDelete { slot } else { below.unwrap_or(slot) };
+    Some(completed(
+        version,
+        Job { reason, inputs: vec![Input { slot, tables: vec![table] }], target: Some(target) },
+    ))
+}
+
+/// The strategy that the options ask for.
+pub(crate) fn from_options(options: &Options) -> Arc<dyn Picker> {
+    match options.compaction {
+        Compaction::Leveled => Arc::new(Leveled::new(options)),
+        Compaction::Tiered { runs, size_ratio_percent, space_percent } => Arc::new(Tiered {
+            runs: runs.max(2),
+            size_ratio_percent,
+            space_percent,
+            stop: options.level0_stop,
+        }),
+        Compaction::LazyLeveled { runs } => {
+            Arc::new(LazyLeveled { runs: runs.max(2), stop: options.level0_stop })
         }
-        match best {
-            Some((_, 0)) => self.level0(version),
-            Some((_, level)) => self.one_table(version, level),
-            None => self.under_range_delete(version),
-        }
+        Compaction::Fifo { bytes_max, age_max } => Arc::new(Fifo { bytes_max, age_max }),
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct TableMeta {
     pub min_seq: Seq,
     /// Largest seq.
     pub max_seq: Seq,
+    /// When the newest entry was flushed, in milliseconds since 1970.
+    pub written_ms: u64,
 }
 
 impl TableMeta {
@@ -48,6 +50,7 @@ impl TableMeta {
             self.raw_bytes,
             self.min_seq,
             self.max_seq,
+            self.written_ms,
         ] {
             put_varint(out, value);
         }
@@ -65,6 +68,7 @@ impl TableMeta {
             raw_bytes: decoder.varint()?,
             min_seq: decoder.varint()?,
             max_seq: decoder.varint()?,
+            written_ms: decoder.varint()?,
             smallest: decoder.slice()?.to_vec(),
             largest: decoder.slice()?.to_vec(),
         })
@@ -77,6 +81,7 @@ pub(crate) struct TableOptions {
     pub block_bytes: usize,
     pub filter_bits: usize,
     pub codec: Codec,
+    pub written_ms: u64,
 }
 
 /// Unwritten bytes at which the builder writes them out: one large write instead of many small ones.
@@ -118,6 +123,7 @@ impl TableBuilder {
             largest: Vec::new(),
             min_seq: Seq::MAX,
             max_seq: 0,
+            written_ms: options.written_ms,
         };
         Ok(TableBuilder {
             file,

@@ -15,7 +15,7 @@ use crate::range_delete::{RangeDelete, RangeDeletes};
 use crate::table::cache::BlockCache;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
-use crate::version::{LEVELS, Version};
+use crate::version::{SLOTS, Version};
 use crate::vfs::Vfs;
 
 /// File ending of manifest segments.
@@ -156,9 +156,9 @@ impl Manifest {
         };
         whole.attachments.state = Some(version.state.to_vec());
         whole.attachments.attach = version.attachments.values().map(|a| a.meta.clone()).collect();
-        for (level, tables) in version.levels.iter().enumerate() {
+        for (slot, tables) in version.slots.iter().enumerate() {
             // Oldest first, as edits would have added them.
-            whole.add.extend(tables.iter().rev().map(|table| (level as u8, table.meta.clone())));
+            whole.add.extend(tables.iter().rev().map(|table| (slot as u8, table.meta.clone())));
         }
         let bytes = whole.encode();
         self.snapshot_bytes = bytes.len() as u64;
@@ -170,35 +170,29 @@ impl Manifest {
 
 /// Changes `version` by `edit`; removed files are told that they are obsolete by the caller, once the edit is durable.
 pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result<()> {
-    for level in &mut version.levels {
-        level.retain(|table| !edit.remove.contains(&table.meta.number));
+    for slot in &mut version.slots {
+        slot.retain(|table| !edit.remove.contains(&table.meta.number));
     }
-    for (level, meta) in &edit.add {
-        let level = usize::from(*level);
-        if level >= LEVELS {
-            return Err(Error::corrupt(
-                "the manifest",
-                0,
-                format!("table {} is in level {level}", meta.number),
-            ));
+    for (slot, meta) in &edit.add {
+        let slot = usize::from(*slot);
+        if slot >= SLOTS {
+            let reason = format!("table {} is in slot {slot}", meta.number);
+            return Err(Error::corrupt("the manifest", 0, reason));
         }
         let path = files.dir.join(format!("{:010}.sst", meta.number));
         let table = Arc::new(Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone()));
-        if level == 0 {
-            version.levels[0].insert(0, table);
-        } else {
-            let at = version.levels[level].partition_point(|other| other.meta.smallest < meta.smallest);
-            version.levels[level].insert(at, table);
-        }
+        let at = match slot {
+            // Runs are merged with their neighbours only, so their seqs never overlap.
+            0 => version.slots[0].partition_point(|other| other.meta.max_seq > meta.max_seq),
+            _ => version.slots[slot].partition_point(|other| other.meta.smallest < meta.smallest),
+        };
+        version.slots[slot].insert(at, table);
     }
-    for level in &version.levels[1..] {
-        if let Some(pair) = level.windows(2).find(|pair| pair[0].meta.largest >= pair[1].meta.smallest) {
+    for run in &version.slots[1..] {
+        if let Some(pair) = run.windows(2).find(|pair| pair[0].meta.largest >= pair[1].meta.smallest) {
             let (a, b) = (pair[0].meta.number, pair[1].meta.number);
-            return Err(Error::corrupt(
-                "the manifest",
-                0,
-                format!("tables {a} and {b} of one level overlap"),
-            ));
+            let reason = format!("tables {a} and {b} of one run overlap");
+            return Err(Error::corrupt("the manifest", 0, reason));
         }
     }
     for number in &edit.attachments.detach {
@@ -225,7 +219,7 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
 /// Range deletes that no table needs any more: nothing older lies under them.
 pub(crate) fn idle_ranges(version: &Version) -> Vec<RangeDelete> {
     let needed = |range: &RangeDelete| {
-        version.levels.iter().flatten().any(|table| RangeDeletes::touches(range, &table.meta))
+        version.slots.iter().flatten().any(|table| RangeDeletes::touches(range, &table.meta))
     };
     version.range_deletes.list().iter().filter(|range| !needed(range)).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! A version: which tables make up each level, and which attachments there are, at one moment. Immutable; a change makes
+//! A version: which tables make up each slot, and which attachments there are, at one moment. Immutable; a change makes
 //! a new one.
 
 pub(crate) mod edit;
@@ -10,18 +10,22 @@ use crate::attachment::AttachmentMap;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{Entry, Seq};
+use crate::options::Options;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Slice;
 use crate::table::filter;
 use crate::table::reader::{Table, TableCursor};
 
-/// How many levels there are.
-pub(crate) const LEVELS: usize = 7;
+/// How many slots there are.
+pub(crate) const SLOTS: usize = 16;
 
-/// Tables by level. In level 0 they overlap, newest first; in the others they are sorted and disjoint.
+/// A store is large when its oldest run has so many times the bytes of the first level.
+const COLD_FROM: u64 = 100;
+
+/// Tables by slot. In slot 0 they overlap, newest first; each other slot is one sorted run, and a deeper one is older.
 #[derive(Clone, Default)]
 pub(crate) struct Version {
-    pub levels: [Vec<Arc<Table>>; LEVELS],
+    pub slots: [Vec<Arc<Table>>; SLOTS],
     pub attachments: AttachmentMap,
     pub range_deletes: RangeDeletes,
     /// Everything up to here is in the tables and attachments.
@@ -34,14 +38,14 @@ impl Version {
     /// The newest version of `key` with a seq of at most `at`.
     pub(crate) fn get(&self, key: &[u8], at: Seq) -> Result<Option<(Seq, Option<Slice>)>> {
         let hash = filter::hash(key);
-        for table in &self.levels[0] {
+        for table in &self.slots[0] {
             if let Some(found) = table.get(key, hash, at)? {
                 return Ok(Some(found));
             }
         }
-        for level in &self.levels[1..] {
-            let index = level.partition_point(|table| table.meta.largest.as_slice() < key);
-            if let Some(table) = level.get(index) {
+        for run in &self.slots[1..] {
+            let index = run.partition_point(|table| table.meta.largest.as_slice() < key);
+            if let Some(table) = run.get(index) {
                 if let Some(found) = table.get(key, hash, at)? {
                     return Ok(Some(found));
                 }
@@ -52,27 +56,37 @@ impl Version {
 
     /// Cursors that together walk all tables.
     pub(crate) fn cursors<'a>(&self, out: &mut Vec<Box<dyn Cursor + 'a>>) {
-        for table in &self.levels[0] {
+        for table in &self.slots[0] {
             out.push(Box::new(table.cursor(true)));
         }
-        for level in self.levels[1..].iter().filter(|level| !level.is_empty()) {
-            out.push(Box::new(LevelCursor::new(level.clone(), true)));
+        for run in self.slots[1..].iter().filter(|run| !run.is_empty()) {
+            out.push(Box::new(RunCursor::new(run.clone(), true)));
         }
     }
 
-    /// Tables of `level` that touch a key range.
-    pub(crate) fn overlapping(&self, level: usize, smallest: &[u8], largest: &[u8]) -> Vec<Arc<Table>> {
-        self.levels[level].iter().filter(|table| table.overlaps(smallest, largest)).cloned().collect()
+    /// Tables of `slot` that touch a key range. Not for slot 0, whose tables are in no order of keys.
+    pub(crate) fn overlapping(&self, slot: usize, smallest: &[u8], largest: &[u8]) -> Vec<Arc<Table>> {
+        let tables = &self.slots[slot];
+        let from = tables.partition_point(|table| table.meta.largest.as_slice() < smallest);
+        let to = tables.partition_point(|table| table.meta.smallest.as_slice() <= largest);
+        tables[from..to.max(from)].to_vec()
     }
 
-    /// Bytes of a level.
-    pub(crate) fn level_bytes(&self, level: usize) -> u64 {
-        self.levels[level].iter().map(|table| table.meta.len).sum()
+    /// Bytes of a slot.
+    pub(crate) fn slot_bytes(&self, slot: usize) -> u64 {
+        self.slots[slot].iter().map(|table| table.meta.len).sum()
+    }
+
+    /// Whether what is written to `slot` is packed for room, not for speed: the oldest run of a large store, in which most
+    /// of the data are and the fewest reads end.
+    pub(crate) fn is_cold(&self, slot: usize, options: &Options) -> bool {
+        let oldest = (slot + 1..SLOTS).all(|deeper| self.slots[deeper].is_empty());
+        slot > 0 && oldest && self.slot_bytes(slot) >= options.level_bytes.saturating_mul(COLD_FROM)
     }
 }
 
-/// Walks the tables of one sorted, disjoint level as one.
-pub(crate) struct LevelCursor {
+/// Walks the tables of one sorted, disjoint run as one.
+pub(crate) struct RunCursor {
     tables: Vec<Arc<Table>>,
     /// Which table the cursor is in; `tables.len()` for none.
     at: usize,
@@ -80,9 +94,9 @@ pub(crate) struct LevelCursor {
     keep: bool,
 }
 
-impl LevelCursor {
-    pub(crate) fn new(tables: Vec<Arc<Table>>, keep: bool) -> LevelCursor {
-        LevelCursor { at: tables.len(), tables, cursor: None, keep }
+impl RunCursor {
+    pub(crate) fn new(tables: Vec<Arc<Table>>, keep: bool) -> RunCursor {
+        RunCursor { at: tables.len(), tables, cursor: None, keep }
     }
 
     fn enter(&mut self, at: usize, place: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<()> {
@@ -101,7 +115,7 @@ impl LevelCursor {
     }
 }
 
-impl Cursor for LevelCursor {
+impl Cursor for RunCursor {
     fn seek_first(&mut self) -> Result<()> {
         self.enter(0, TableCursor::seek_first)
     }

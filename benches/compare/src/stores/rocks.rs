@@ -1,0 +1,74 @@
+//! RocksDB, as its wiki recommends to set it up (block-based tables of format 5, filters whole, cache in blocks).
+
+use std::path::Path;
+use std::time::Duration;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, WriteOptions,
+};
+
+use super::{BLOCK_BYTES, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Write};
+
+pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(&Cache::new_lru_cache(setup.cache_bytes as usize).expect("a cache"));
+    tables.set_bloom_filter(FILTER_BITS as f64, false);
+    tables.set_block_size(BLOCK_BYTES);
+    tables.set_format_version(5);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&tables);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_max_background_jobs(2);
+    DB::open(&options, dir).expect("rocksdb opens")
+}
+
+impl Store for DB {
+    fn write(&self, (key, value): Write<'_>, sync: bool) {
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        match value {
+            Some(value) => self.put_opt(key, value, &options),
+            None => self.delete_opt(key, &options),
+        }
+        .expect("rocksdb writes");
+    }
+
+    fn get(&self, key: &[u8], with: &mut dyn FnMut(&[u8])) -> bool {
+        match self.get_pinned(key).expect("rocksdb reads") {
+            Some(value) => {
+                with(&value);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn scan(&self, key: &[u8], rows: usize, with: &mut dyn FnMut(&[u8], &[u8])) -> usize {
+        // The raw iterator lends its rows, as ours does.
+        let mut iterator = self.raw_iterator_opt(ReadOptions::default());
+        iterator.seek(key);
+        let mut count = 0;
+        while count < rows && iterator.valid() {
+            with(iterator.key().expect("valid"), iterator.value().expect("valid"));
+            count += 1;
+            iterator.next();
+        }
+        count
+    }
+
+    fn settle(&self) {
+        self.flush().expect("rocksdb flushes");
+        let busy = || {
+            ["rocksdb.num-running-compactions", "rocksdb.compaction-pending", "rocksdb.num-running-flushes"]
+                .into_iter()
+                .any(|name| self.property_int_value(name).ok().flatten().unwrap_or(0) > 0)
+        };
+        while busy() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
