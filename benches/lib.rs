@@ -1,4 +1,6 @@
-//! Workloads and data that the benches share.
+//! Workloads, data and drawings that the benches share.
+
+pub mod draw;
 
 /// A small generator (xorshift64*, Vigna 2016): the same numbers in every run.
 pub struct Random(u64);
