@@ -113,7 +113,8 @@ impl Run {
             ..Options::default()
         };
         let engine = Engine::open(dir.path(), options).expect("open");
-        let histogram = || Histogram::new(3).expect("three digits");
+        // From a nanosecond to a minute.
+        let histogram = || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("good bounds");
         let mut run = Run {
             engine,
             dir,

@@ -1,0 +1,90 @@
+//! What compaction costs in writing, where a wrong choice would cost many times that. The file system is in memory and nothing
+//! runs beside the test, so that the figures repeat.
+
+use std::sync::Arc;
+
+use lumen_engine::vfs::memory::Memory;
+use lumen_engine::{Batch, Compaction, Durability, Engine, Options};
+
+fn options(compaction: Compaction) -> Options {
+    Options {
+        vfs: Arc::new(Memory::new()),
+        compaction,
+        memtable_bytes: 32 << 10,
+        table_bytes: 32 << 10,
+        level_bytes: 128 << 10,
+        segment_bytes: 64 << 10,
+        block_bytes: 1 << 10,
+        level0_stop: 1000,
+        threads: 0,
+        random: || 42,
+        ..Options::default()
+    }
+}
+
+fn key(n: u32) -> [u8; 8] {
+    let mut key = *b"row/....";
+    key[4..].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+/// Bytes of tables written for each byte of the user.
+fn written_a_byte(engine: &Engine, user_bytes: u64) -> f64 {
+    let stats = engine.stats();
+    (stats.flushed_bytes + stats.compacted_bytes) as f64 / user_bytes as f64
+}
+
+/// Values that no codec makes smaller.
+fn value(n: u32) -> [u8; 100] {
+    let mut state = u64::from(n) + 1;
+    std::array::from_fn(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    })
+}
+
+fn put(engine: &Engine, n: u32) {
+    let mut batch = Batch::new();
+    batch.put(&key(n), &value(n));
+    engine.write(&batch, Durability::Buffered).expect("write");
+}
+
+#[test]
+fn a_queue_is_not_rewritten_between_its_ends() {
+    const LENGTH: u32 = 20_000;
+    let engine = Engine::open("/store", options(Compaction::Leveled)).expect("open");
+    (0..LENGTH).for_each(|n| put(&engine, n));
+    let before = engine.stats();
+    for n in 0..LENGTH {
+        put(&engine, LENGTH + n);
+        let mut batch = Batch::new();
+        batch.delete(&key(n));
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    engine.settle().expect("settle");
+    let written = written_a_byte(&engine, u64::from(LENGTH) * 116)
+        - (before.flushed_bytes + before.compacted_bytes) as f64 / f64::from(LENGTH * 116);
+    // It was 52 while outputs reached from one end to the other.
+    assert!(written < 10.0, "{written:.1} bytes are written for each byte of the queue");
+    let bytes: u64 = engine.stats().levels.iter().map(|level| level.bytes).sum();
+    assert!(bytes < u64::from(LENGTH) * 160, "{bytes} bytes for {LENGTH} rows");
+}
+
+#[test]
+fn tiers_write_less_than_levels() {
+    let written = |compaction| {
+        let engine = Engine::open("/store", options(compaction)).expect("open");
+        let mut n = 1u32;
+        for _ in 0..40_000 {
+            n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            put(&engine, n);
+        }
+        engine.settle().expect("settle");
+        written_a_byte(&engine, 40_000 * 108)
+    };
+    let leveled = written(Compaction::Leveled);
+    let tiered = written(Compaction::Tiered { runs: 8, size_ratio_percent: 1, space_percent: 200 });
+    let fifo = written(Compaction::Fifo { bytes_max: u64::MAX, age_max: None });
+    assert!(tiered < 0.8 * leveled, "tiered {tiered:.2}, leveled {leveled:.2}");
+    assert!(fifo < 1.4, "nothing is merged, and {fifo:.2} bytes are written a byte");
+}
