@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::flush;
 use crate::log::Log;
 use crate::state::Shared;
+use crate::version::Version;
 
 /// How long the compaction thread sleeps at most.
 const IDLE_LOOK: Duration = Duration::from_secs(10);
@@ -122,10 +123,11 @@ impl Background {
         }
     }
 
-    /// What is to be compacted now.
-    pub(crate) fn next_job(&self) -> Option<Job> {
+    /// What is to be compacted now, and the version that it was found in.
+    pub(crate) fn next_job(&self) -> Option<(Arc<Version>, Job)> {
         let version = self.shared.view.load().version.clone();
-        self.shared.picker.pick(&version, self.shared.options.now_ms())
+        let job = self.shared.picker.pick(&version, self.shared.options.now_ms())?;
+        Some((version, job))
     }
 
     /// Runs one compaction; `false` when none is due.
@@ -137,13 +139,12 @@ impl Background {
             }
             work.compacting = true;
         }
-        let version = self.shared.view.load().version.clone();
         let stop = || {
             let work = self.shared.work.lock();
             work.closing || work.failure.is_some()
         };
-        let result = match self.shared.picker.pick(&version, self.shared.options.now_ms()) {
-            Some(job) => job::run(&self.shared, &version, &job, &stop).map(|()| !stop()),
+        let result = match self.next_job() {
+            Some((version, job)) => job::run(&self.shared, &version, &job, &stop).map(|()| !stop()),
             None => Ok(false),
         };
         let mut work = self.shared.work.lock();

@@ -270,9 +270,18 @@ fn the_oldest_go_first() {
     drop(engine);
     let engine = Engine::open("/store", fifo(bytes * 4 / 5, None)).expect("reopen");
     assert_eq!(days(&engine), [3, 4, 5], "one has to go");
+    // A range delete does not mix old and new, and reopened from another strategy's one run, the oldest still go first.
+    let mut batch = Batch::new();
+    batch.delete_range(&[4, 10], &[4, 20]);
+    engine.write(&batch, Durability::Sync).expect("write");
+    engine.flush().expect("flush");
+    fill(&engine, 6);
+    assert_eq!(days(&engine), [4, 5, 6]);
+    assert!(engine.get(&[4, 15]).expect("get").is_none());
     assert!(snapshot.get(&[2, 7]).expect("get").is_some(), "who holds a snapshot still sees it");
     assert_eq!(
         engine.stats().compactions_by_reason.iter().find(|(name, _)| *name == "expired"),
-        Some(&("expired", 1))
+        Some(&("expired", 2)),
+        "one at the opening, one after day 6"
     );
 }

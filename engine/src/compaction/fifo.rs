@@ -1,11 +1,13 @@
 //! First in, first out: nothing is merged; the oldest table goes when there is too much, or when it is too old.
 //!
 //! For data that is written in the order of time and is worthless later. A table goes as a whole, once everything in it is
-//! older than allowed.
+//! older than allowed. Under the oldest run there is nothing, so whatever goes from it uncovers nothing older.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compaction::picker::{Cause, Granularity, Picker, Reason};
+use crate::table::reader::Table;
 use crate::version::{SLOTS, Version};
 
 pub(crate) struct Fifo {
@@ -13,23 +15,19 @@ pub(crate) struct Fifo {
     pub age_max: Option<Duration>,
 }
 
+/// The oldest table of a slot; in slot 0 it is the last, a run that another strategy left has them in no order of time.
+fn oldest(version: &Version, slot: usize) -> Option<&Arc<Table>> {
+    let tables = &version.slots[slot];
+    if slot == 0 { tables.last() } else { tables.iter().min_by_key(|table| table.meta.written_ms) }
+}
+
 impl Picker for Fifo {
     fn trigger(&self, version: &Version, now: u64) -> Option<Cause> {
-        let oldest = (0..SLOTS).rev().find(|&slot| !version.slots[slot].is_empty())?;
+        let slot = (0..SLOTS).rev().find(|&slot| !version.slots[slot].is_empty())?;
         let bytes: u64 = (0..SLOTS).map(|slot| version.slot_bytes(slot)).sum();
-        let newest_in_it = match oldest {
-            0 => version.slots[0].last().map(|table| table.meta.written_ms),
-            slot => version.slots[slot].iter().map(|table| table.meta.written_ms).max(),
-        }?;
-        let age = Duration::from_millis(now.saturating_sub(newest_in_it));
-        if bytes <= self.bytes_max && self.age_max.is_none_or(|age_max| age <= age_max) {
-            return None;
-        }
-        let mut cause = Cause::slot(Reason::Expired, oldest);
-        if oldest == 0 {
-            cause.skip = version.slots[0].len() - 1;
-        }
-        Some(cause)
+        let age = Duration::from_millis(now.saturating_sub(oldest(version, slot)?.meta.written_ms));
+        let is_due = bytes > self.bytes_max || self.age_max.is_some_and(|age_max| age > age_max);
+        is_due.then(|| Cause::slot(Reason::Expired, slot))
     }
 
     fn layout(&self, _version: &Version, _cause: &Cause) -> Option<usize> {
@@ -37,10 +35,19 @@ impl Picker for Fifo {
     }
 
     fn granularity(&self, _cause: &Cause) -> Granularity {
-        Granularity::Runs
+        Granularity::Table
+    }
+
+    fn movement(&self, version: &Version, slot: usize, _target: Option<usize>) -> Option<Arc<Table>> {
+        oldest(version, slot).cloned()
     }
 
     fn stop_at(&self) -> Option<usize> {
         None
+    }
+
+    /// Merged tables would have no place in time: what is new would go with what is old.
+    fn keeps_up(&self) -> bool {
+        false
     }
 }

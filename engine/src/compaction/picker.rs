@@ -115,10 +115,10 @@ pub(crate) trait Picker: Send + Sync {
 
     /// Which table of `slot`, if one is enough: by default the one that overlaps least with the target for its size
     /// (RocksDB's kMinOverlappingRatio), deletes making it smaller than it is.
-    fn movement(&self, version: &Version, slot: usize, target: usize) -> Option<Arc<Table>> {
+    fn movement(&self, version: &Version, slot: usize, target: Option<usize>) -> Option<Arc<Table>> {
         let ratio = |table: &Arc<Table>| {
-            let lower = version.overlapping(target, &table.meta.smallest, &table.meta.largest);
-            let bytes: u64 = lower.iter().map(|lower| lower.meta.len).sum();
+            let reached = |target| version.overlapping(target, &table.meta.smallest, &table.meta.largest);
+            let bytes: u64 = target.map_or(Vec::new(), reached).iter().map(|lower| lower.meta.len).sum();
             // A table of deletes alone counts double: they free what they reach.
             let weight = table.meta.len + table.meta.len * table.meta.deletes / table.meta.entries.max(1);
             bytes * 1024 / weight.max(1)
@@ -129,19 +129,24 @@ pub(crate) trait Picker: Send + Sync {
     /// Tables in slot 0 at which writers wait; `None`: never.
     fn stop_at(&self) -> Option<usize>;
 
+    /// Whether tables may be rewritten when nothing has to be done.
+    fn keeps_up(&self) -> bool {
+        true
+    }
+
     /// The next job.
     fn pick(&self, version: &Version, now: u64) -> Option<Job> {
         let Some(cause) = self.trigger(version, now) else {
-            return upkeep(version, self.stop_at().is_some());
+            return if self.keeps_up() { upkeep(version) } else { None };
         };
         let target = self.layout(version, &cause);
         let mut inputs = Vec::new();
-        match (self.granularity(&cause), target) {
-            (Granularity::Table, Some(target)) => {
+        match self.granularity(&cause) {
+            Granularity::Table => {
                 let table = self.movement(version, cause.first, target)?;
                 inputs.push(Input { slot: cause.first, tables: vec![table] });
             }
-            _ => {
+            Granularity::Runs => {
                 for slot in cause.first..=cause.last {
                     let (skip, take) = if slot == 0 { (cause.skip, cause.take) } else { (0, usize::MAX) };
                     let tables: Vec<_> = version.slots[slot].iter().skip(skip).take(take).cloned().collect();
@@ -172,11 +177,11 @@ fn completed(version: &Version, mut job: Job) -> Job {
 
 /// What is worth doing when nothing has to be done: tables that a range delete covers in part, or that are mostly deletes,
 /// are rewritten together with what they reach in the next slot that holds anything.
-fn upkeep(version: &Version, deletes_too: bool) -> Option<Job> {
+fn upkeep(version: &Version) -> Option<Job> {
     let under_range = |table: &&Arc<Table>| {
         version.range_deletes.list().iter().any(|range| RangeDeletes::touches(range, &table.meta))
     };
-    let of_deletes = |table: &&Arc<Table>| deletes_too && table.meta.deletes * 2 >= table.meta.entries;
+    let of_deletes = |table: &&Arc<Table>| table.meta.deletes * 2 >= table.meta.entries;
     let find = |from: usize, wanted: &dyn Fn(&&Arc<Table>) -> bool| {
         let mut slots = version.slots.iter().enumerate().skip(from);
         slots.find_map(|(slot, tables)| tables.iter().find(wanted).map(|table| (slot, table.clone())))

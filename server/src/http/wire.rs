@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -73,35 +74,15 @@ impl Drop for Running {
     }
 }
 
-/// An answer's body. Its request runs until the last of it is handed to hyper: an import answers while it reads.
-pub(crate) struct Answer {
-    body: Body,
-    _running: Running,
-}
-
 impl Running {
-    pub(crate) fn until_sent(self, reply: Reply) -> Response<Answer> {
-        reply.map(|body| Answer { body, _running: self })
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    /// The answer, whose request runs until the last of its body is handed to hyper: an import answers while it reads.
+    pub(crate) fn until_sent(
+        self,
+        reply: Reply,
+    ) -> Response<impl HttpBody<Data = Bytes, Error = Infallible>> {
+        // There is no error to map; the closure lives as long as the body, and holds this.
+        let held = |body: Body| body.map_err(move |error| (error, &self).0);
+        reply.map(held)
     }
 }
 
