@@ -90,7 +90,8 @@ impl Background {
             work.flushing = true;
             task
         };
-        let result = flush::run(&self.shared, task, self.log.as_deref());
+        let mut task = task;
+        let result = flush::run(&self.shared, &mut task, self.log.as_deref());
         let mut work = self.shared.work.lock();
         work.flushing = false;
         self.shared.bell.notify_all();

@@ -5,6 +5,7 @@
 //! operation:  │ 0: u8 │ key_len: varint │ key │ value_len: varint │ value │   put
 //!             │ 1: u8 │ key_len: varint │ key │                             delete
 //!             │ 2: u8 │ start_len: varint │ start │ end_len: varint │ end │ delete every key in [start, end)
+//!             │ 3: u8 │ key_len: varint │ key │ value_len: varint │ value │ expiry: varint │ put until then
 //! ```
 
 use std::collections::HashMap;
@@ -26,6 +27,20 @@ pub enum Operation<'a> {
     Delete(&'a [u8]),
     /// Every key from the first (included) to the second (excluded) goes.
     DeleteRange(&'a [u8], &'a [u8]),
+    /// The key gets this value until then, in milliseconds since 1970.
+    PutUntil(&'a [u8], &'a [u8], u64),
+}
+
+impl<'a> Operation<'a> {
+    /// The key, or the first of them.
+    pub fn key(&self) -> &'a [u8] {
+        match *self {
+            Operation::Put(key, _)
+            | Operation::Delete(key)
+            | Operation::DeleteRange(key, _)
+            | Operation::PutUntil(key, ..) => key,
+        }
+    }
 }
 
 /// Puts and deletes in the order they were asked for. A later one wins over an earlier one for the same key.
@@ -46,6 +61,16 @@ impl Batch {
         self.operations.push(0);
         put_slice(&mut self.operations, key);
         put_slice(&mut self.operations, value);
+        self.count += 1;
+    }
+
+    /// Gives `key` a value until `expiry`, in milliseconds since 1970: from then on the key is gone, for everybody whose
+    /// snapshot is not older (see [`Options::clock`](crate::Options::clock)).
+    pub fn put_until(&mut self, key: &[u8], value: &[u8], expiry: u64) {
+        self.operations.push(3);
+        put_slice(&mut self.operations, key);
+        put_slice(&mut self.operations, value);
+        put_varint(&mut self.operations, expiry);
         self.count += 1;
     }
 
@@ -99,18 +124,15 @@ impl Batch {
             match operation {
                 Operation::DeleteRange(start, end) => {
                     for slot in &mut points {
-                        let (Some(Operation::Put(key, _)) | Some(Operation::Delete(key))) = *slot else {
-                            continue;
-                        };
-                        if start <= key && key < end {
+                        if slot.is_some_and(|point| start <= point.key() && point.key() < end) {
                             *slot = None;
                         }
                     }
                     ranges.push(operation);
                 }
-                Operation::Put(key, _) | Operation::Delete(key) => {
+                Operation::Put(key, _) | Operation::Delete(key) | Operation::PutUntil(key, ..) => {
                     check_len("a key", key.len(), KEY_BYTES_MAX)?;
-                    if let Operation::Put(_, value) = operation {
+                    if let Operation::Put(_, value) | Operation::PutUntil(_, value, _) = operation {
                         check_len("a value", value.len(), VALUE_BYTES_MAX)?;
                     }
                     if many {
@@ -150,6 +172,7 @@ fn decode_operation<'a>(decoder: &mut Decoder<'a>) -> Option<Operation<'a>> {
         0 => Operation::Put(decoder.slice()?, decoder.slice()?),
         1 => Operation::Delete(decoder.slice()?),
         2 => Operation::DeleteRange(decoder.slice()?, decoder.slice()?),
+        3 => Operation::PutUntil(decoder.slice()?, decoder.slice()?, decoder.varint()?),
         _ => return None,
     })
 }

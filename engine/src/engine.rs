@@ -14,9 +14,10 @@ use crate::background::Background;
 use crate::batch::Batch;
 use crate::commit::{Commit, Durability};
 use crate::error::{Error, Result};
-use crate::key::Seq;
+use crate::key::{Entry, Seq};
 use crate::log::{Log, Recovery};
 use crate::options::Options;
+use crate::output::read_blob;
 use crate::recovery;
 use crate::slice::Slice;
 use crate::snapshot::Snapshot;
@@ -162,6 +163,11 @@ impl Engine {
         snapshot.at(seq())
     }
 
+    /// Everything as it was at `seq`: no older than [`Options::retain_seqs`] allows, no newer than what is visible.
+    pub fn snapshot_of(&self, seq: Seq) -> Result<Snapshot> {
+        self.snapshot().of(seq)
+    }
+
     /// Everything applied, published or not: for the thread that applies.
     pub fn latest(&self) -> Snapshot {
         Snapshot::latest(&self.shared)
@@ -256,17 +262,22 @@ impl Engine {
         recovery::remove_orphans(&self.shared)
     }
 
-    /// Reads all tables and checks every block and count, and every attachment's checksum. `step` is called with each
+    /// Reads all tables and checks every block, every value and count, and every attachment's checksum. `step` is called with each
     /// file's name and bytes before it is read and may stop the check by answering false. Problems are returned, not
     /// repaired.
     pub fn verify(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
         let version = self.shared.view.load().version.clone();
         let mut problems = Vec::new();
+        let mut value = |entry: &Entry<'_>| {
+            let Some(handle) = entry.blob_handle() else { return Ok(()) };
+            read_blob(&version.blobs, handle?).map(drop)
+        };
         for table in version.slots.iter().flatten() {
-            if !step(&table.name(), table.meta.len) {
+            let values: u64 = table.meta.blobs.iter().map(|(_, bytes)| bytes).sum();
+            if !step(&table.name(), table.meta.len + values) {
                 return Ok(problems);
             }
-            problems.extend(table.verify().err());
+            problems.extend(table.verify(&mut value).err());
         }
         let files = self.attachments();
         for attachment in version.attachments.values() {

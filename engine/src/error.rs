@@ -56,6 +56,19 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A moment that cannot be read: too old, and overwritten since, or not yet there.
+    #[error("the data as of seq {seq} cannot be read; the oldest that can is {oldest}, the newest {newest}")]
+    OutOfReach {
+        /// The moment asked for.
+        seq: u64,
+        /// The oldest there is.
+        oldest: u64,
+        /// The newest there is.
+        newest: u64,
+    },
+    /// The answer is not in memory, and the caller did not want to wait for the disk.
+    #[error("the answer is not in memory")]
+    NotInMemory,
     /// Another process has the folder open.
     #[error("{} is in use by another process", path.display())]
     InUse {

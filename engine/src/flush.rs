@@ -4,34 +4,38 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::attachment::Attachments;
+use crate::blob::BlobMap;
 use crate::cursor::Cursor;
 use crate::error::Result;
-use crate::key::Seq;
+use crate::key::{Entry, Op};
 use crate::log::Log;
-use crate::memtable::Memtable;
-use crate::range_delete::RangeDeletes;
+use crate::output::{Fate, Output, Plan, Survivors};
+use crate::range_delete::WAITING;
 use crate::state::{FlushTask, Shared};
-use crate::table::builder::{TableBuilder, TableMeta, TableOptions};
-use crate::table::footer::Codec;
+use crate::version::Version;
 use crate::version::edit::Edit;
 
 /// Writes and installs one frozen memory. `log` is the engine's own, whose position the record carries.
-pub(crate) fn run(shared: &Arc<Shared>, mut task: FlushTask, log: Option<&Log>) -> Result<()> {
+pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>) -> Result<()> {
     if let Some(log) = log {
         // Tables must not run ahead of the log: what a failed sync left in doubt stays out of them.
         log.sync(log.end())?;
     }
-    let mut edit = Edit { durable_seq: Some(task.seq), ..Edit::default() };
-    edit.add_ranges = task.memtable.range_deletes();
-    if !edit.add_ranges.is_empty() {
-        // Taken before the table's number: the table is written with them in force and needs no rewriting for them.
-        let floor = shared.next_file();
-        edit.add_ranges.iter_mut().for_each(|range| range.floor = floor);
+    let version = shared.view.load().version.clone();
+    let floor = version.floor.max(task.seq.saturating_sub(shared.options.retain_seqs));
+    let mut edit = Edit { durable_seq: Some(task.seq), floor: Some(floor), ..Edit::default() };
+    // Range deletes that no reader looks behind any more come into force for all tables to come, this one included: those
+    // need no rewriting for them.
+    let waiting = version.range_deletes.list().iter().filter(|range| range.floor == WAITING);
+    edit.remove_ranges = waiting.filter(|range| range.seq <= floor).cloned().collect();
+    edit.add_ranges = task.memtable.range_deletes().list().to_vec();
+    edit.add_ranges.extend_from_slice(&edit.remove_ranges);
+    if edit.add_ranges.iter().any(|range| range.seq <= floor) {
+        let number = shared.next_file();
+        let in_force = edit.add_ranges.iter_mut().filter(|range| range.seq <= floor);
+        in_force.for_each(|range| range.floor = number);
     }
-    if let Some(meta) = write_table(shared, &task.memtable)? {
-        shared.counters.flushed_bytes.fetch_add(meta.len, Ordering::Relaxed);
-        edit.add.push((0, meta));
-    }
+    write_table(shared, &version, task, &mut edit)?;
     edit.log = log.map(Log::durable);
     let files = Attachments { shared: shared.clone() };
     if let Some(attached) = &mut task.attached {
@@ -39,7 +43,7 @@ pub(crate) fn run(shared: &Arc<Shared>, mut task: FlushTask, log: Option<&Log>) 
     }
     shared.commit_flush(edit, Some(&task.memtable))?;
     shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
-    if let Some(attached) = task.attached {
+    if let Some(attached) = task.attached.take() {
         attached.installed(&files)?;
     }
     if let Some(log) = log {
@@ -48,45 +52,28 @@ pub(crate) fn run(shared: &Arc<Shared>, mut task: FlushTask, log: Option<&Log>) 
     Ok(())
 }
 
-/// The newest version of each key; `None` when there is nothing to write. Deletes are kept: older tables may hold the key.
-fn write_table(shared: &Shared, memtable: &Memtable) -> Result<Option<TableMeta>> {
-    let ranges = RangeDeletes::new(memtable.range_deletes());
-    let mut cursor = memtable.cursor();
+/// Writes what readers may still see. Deletes are kept: older tables may hold the key.
+fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut Edit) -> Result<()> {
+    let floor = edit.floor.unwrap_or(version.floor);
+    let (ranges, now) = (task.memtable.range_deletes(), shared.options.now_ms());
+    let mut survivors = Survivors::new(floor, now, &ranges);
+    let blobs = BlobMap::new();
+    let table = version.table_options(0, now, &shared.options);
+    let mut output = Output::new(shared, Plan { table, blobs: &blobs, collect: Vec::new() });
+    let mut cursor = task.memtable.cursor();
     cursor.seek_first()?;
-    let mut builder = None;
-    let mut last: Option<Vec<u8>> = None;
     while let Some(entry) = cursor.entry() {
-        let newest = last.as_deref() != Some(entry.key);
-        if newest {
-            match &mut last {
-                Some(last) => {
-                    last.clear();
-                    last.extend_from_slice(entry.key);
-                }
-                None => last = Some(entry.key.to_vec()),
-            }
-            if !ranges.covers(entry.key, entry.seq, Seq::MAX) {
-                let builder = match &mut builder {
-                    Some(builder) => builder,
-                    None => builder.insert(create(shared, false, shared.options.now_ms())?),
-                };
-                builder.add(entry)?;
-            }
+        match survivors.fate(&entry, &mut |_| false) {
+            Fate::Keep => output.add(entry)?,
+            Fate::KeepAsDelete => output.add(Entry { op: Op::Delete, value: &[], ..entry })?,
+            Fate::Drop => {}
         }
         cursor.next()?;
     }
-    builder.map(TableBuilder::finish).transpose()
-}
-
-/// A builder for a table. Most are packed fast (lz4), cold ones small (zstd). What it holds was written up to `written_ms`.
-pub(crate) fn create(shared: &Shared, is_cold: bool, written_ms: u64) -> Result<TableBuilder> {
-    let number = shared.next_file();
-    let options = TableOptions {
-        block_bytes: if is_cold { 2 * shared.options.block_bytes } else { shared.options.block_bytes },
-        filter_bits: shared.options.filter_bits,
-        codec: if is_cold { Codec::Zstd } else { Codec::Lz4 },
-        written_ms,
-    };
-    let uid = (shared.options.random)();
-    TableBuilder::create(&*shared.options.vfs, &shared.table_path(number), number, uid, options)
+    let (tables, blobs) = output.finish()?;
+    let bytes: u64 = tables.iter().map(|t| t.len).chain(blobs.iter().map(|b| b.len)).sum();
+    shared.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    edit.add.extend(tables.into_iter().map(|meta| (0, meta)));
+    edit.add_blobs = blobs;
+    Ok(())
 }

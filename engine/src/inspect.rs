@@ -6,7 +6,8 @@ use crate::batch::{Batch, Operation};
 use crate::coding::Decoder;
 use crate::log::{self, Kind};
 use crate::table::block::{Block, BlockCursor};
-use crate::table::builder::TableMeta;
+use crate::table::builder::{Properties, split_partition};
+use crate::table::filter::Filter;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
 use crate::version::Version;
 use crate::version::edit::Edit;
@@ -39,6 +40,9 @@ fn batch_text(batch: &Batch) -> String {
     let operations = batch.effective().unwrap_or_default();
     let texts = operations.iter().map(|operation| match operation {
         Operation::Put(key, value) => format!("put {}={}", printable(key), printable(value)),
+        Operation::PutUntil(key, value, expiry) => {
+            format!("put {}={} until {expiry}", printable(key), printable(value))
+        }
         Operation::Delete(key) => format!("delete {}", printable(key)),
         Operation::DeleteRange(start, end) => format!("delete {}..{}", printable(start), printable(end)),
     });
@@ -48,6 +52,7 @@ fn batch_text(batch: &Batch) -> String {
 fn edit_text(edit: &Edit) -> String {
     let mut parts = Vec::new();
     parts.extend(edit.durable_seq.map(|seq| format!("durable seq {seq}")));
+    parts.extend(edit.floor.map(|seq| format!("floor {seq}")));
     parts.extend(edit.next_file.map(|number| format!("next file {number}")));
     parts.extend(edit.log.map(|log| format!("log durable to {}:{}", log.segment, log.offset)));
     parts.extend(edit.add.iter().map(|(level, meta)| {
@@ -60,6 +65,8 @@ fn edit_text(edit: &Edit) -> String {
     }));
     parts.extend(edit.attachments.detach.iter().map(|number| format!("-file {number}")));
     parts.extend(edit.attachments.state.iter().map(|state| format!("state {} bytes", state.len())));
+    parts.extend(edit.add_blobs.iter().map(|meta| format!("+blobs {} {} bytes", meta.number, meta.len)));
+    parts.extend(edit.remove_blobs.iter().map(|number| format!("-blobs {number}")));
     for (sign, ranges) in [('+', &edit.add_ranges), ('-', &edit.remove_ranges)] {
         parts.extend(ranges.iter().map(|range| {
             format!(
@@ -88,6 +95,11 @@ pub(crate) fn version(version: &Version) -> String {
         let (start, end) = (printable(&range.start), printable(&range.end));
         format!("range delete {start}..{end} before seq {}", range.seq)
     }));
+    let used = version.blob_bytes_used();
+    lines.extend(version.blobs.values().map(|blob| {
+        let used = used.get(&blob.meta.number).copied().unwrap_or(0);
+        format!("blobs {} {} bytes, {used} in use", blob.meta.number, blob.meta.len)
+    }));
     lines.extend(version.attachments.values().map(|attachment| {
         format!("file {} kind {} {} bytes", attachment.meta.number, attachment.meta.kind, attachment.meta.len)
     }));
@@ -113,46 +125,70 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
         footer::open(block, kind, footer.uid, handle.offset).map_err(|reason| reason.into_owned())
     };
     writeln!(out, "table uid {:016x}, {} bytes", footer.uid, bytes.len())?;
-    match open(footer.properties, BlockKind::Properties).map(|raw| TableMeta::decode(&mut Decoder::new(&raw)))
+    match open(footer.properties, BlockKind::Properties)
+        .map(|raw| Properties::decode(&mut Decoder::new(&raw)))
     {
-        Ok(Some(meta)) => writeln!(
+        Ok(Some(stated)) => writeln!(
             out,
-            "number {} entries {} deletes {} raw {} bytes seqs {}..={} keys [{} .. {}]",
-            meta.number,
-            meta.entries,
-            meta.deletes,
-            meta.raw_bytes,
-            meta.min_seq,
-            meta.max_seq,
-            printable(&meta.smallest),
-            printable(&meta.largest)
+            "entries {} deletes {} expiring {} raw {} bytes seqs {}..={} keys [{} .. {}]",
+            stated.entries,
+            stated.deletes,
+            stated.expiring,
+            stated.raw_bytes,
+            stated.min_seq,
+            stated.max_seq,
+            printable(&stated.smallest),
+            printable(&stated.largest)
         )?,
         Ok(None) => writeln!(out, "DAMAGE: malformed properties at {}", footer.properties.offset)?,
         Err(reason) => writeln!(out, "DAMAGE: properties at {}: {reason}", footer.properties.offset)?,
     }
-    writeln!(out, "filter {} bytes at {}", footer.filter.len, footer.filter.offset)?;
-    let index = match open(footer.index, BlockKind::Index).map(Block::new) {
-        Ok(Some(index)) => index,
-        Ok(None) => return writeln!(out, "DAMAGE: malformed index at {}", footer.index.offset),
-        Err(reason) => return writeln!(out, "DAMAGE: index at {}: {reason}", footer.index.offset),
+    let top = match open(footer.index, BlockKind::Index).map(Block::new) {
+        Ok(Some(top)) => top,
+        Ok(None) => return writeln!(out, "DAMAGE: malformed top index at {}", footer.index.offset),
+        Err(reason) => return writeln!(out, "DAMAGE: top index at {}: {reason}", footer.index.offset),
     };
-    let mut index = BlockCursor::new(std::sync::Arc::new(index));
-    let mut moved = index.seek_first();
-    while let (Ok(()), Some(entry)) = (moved, index.entry()) {
-        let mut decoder = Decoder::new(entry.value);
-        let (Some(offset), Some(len)) = (decoder.varint(), decoder.length()) else {
-            return writeln!(out, "DAMAGE: malformed index entry");
+    each_handle(top, out, &mut |handle, separator, out| {
+        let (offset, len) = (handle.offset, handle.len);
+        let raw = match open(handle, BlockKind::Partition) {
+            Ok(raw) => raw,
+            Err(reason) => return writeln!(out, "DAMAGE: partition at {offset}: {reason}"),
         };
-        let codec = find(Handle { offset, len }).map_or("outside the file", footer::codec_name);
-        writeln!(out, "block at {offset}, {len} bytes, {codec}, up to {}", printable(entry.key))?;
-        match open(Handle { offset, len }, BlockKind::Data).map(Block::new) {
-            Ok(Some(block)) => block_text(block, out)?,
-            Ok(None) => writeln!(out, "  DAMAGE: malformed block")?,
-            Err(reason) => writeln!(out, "  DAMAGE: {reason}")?,
+        let index = split_partition(&raw).and_then(|(filter, index)| {
+            Some((Filter::new(filter)?.name(), filter.len(), Block::new(index.to_vec())?))
+        });
+        let Some((filter, filter_len, index)) = index else {
+            return writeln!(out, "DAMAGE: malformed partition at {offset}");
+        };
+        let up_to = printable(separator);
+        writeln!(out, "partition at {offset}, {len} bytes, up to {up_to}, {filter} of {filter_len} bytes")?;
+        each_handle(index, out, &mut |handle, separator, out| {
+            let (offset, len) = (handle.offset, handle.len);
+            let codec = find(handle).map_or("outside the file", footer::codec_name);
+            writeln!(out, "block at {offset}, {len} bytes, {codec}, up to {}", printable(separator))?;
+            match open(handle, BlockKind::Data).map(Block::new) {
+                Ok(Some(block)) => block_text(block, out),
+                Ok(None) => writeln!(out, "  DAMAGE: malformed block"),
+                Err(reason) => writeln!(out, "  DAMAGE: {reason}"),
+            }
+        })
+    })
+}
+
+/// What is done with each entry of an index: handle and separator.
+type Each<'a> = dyn FnMut(Handle, &[u8], &mut dyn Write) -> io::Result<()> + 'a;
+
+fn each_handle(index: Block, out: &mut dyn Write, each: &mut Each<'_>) -> io::Result<()> {
+    let mut cursor = BlockCursor::new(std::sync::Arc::new(index));
+    let mut moved = cursor.seek_first();
+    while let (Ok(()), Some(entry)) = (moved, cursor.entry()) {
+        match Handle::decode(entry.value) {
+            Some(handle) => each(handle, entry.key, out)?,
+            None => return writeln!(out, "DAMAGE: malformed index entry"),
         }
-        moved = index.next();
+        moved = cursor.next();
     }
-    Ok(())
+    if moved.is_err() { writeln!(out, "DAMAGE: malformed index") } else { Ok(()) }
 }
 
 fn block_text(block: Block, out: &mut dyn Write) -> io::Result<()> {

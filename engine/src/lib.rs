@@ -49,12 +49,14 @@ pub mod stats;
 pub mod vfs;
 
 mod background;
+mod blob;
 mod commit;
 mod compaction;
 mod cursor;
 mod flush;
 mod memtable;
 mod merge;
+mod output;
 mod range_delete;
 mod recovery;
 mod state;

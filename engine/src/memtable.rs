@@ -16,7 +16,8 @@ use crate::batch::Operation;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{self, Entry, Op, Seq};
-use crate::range_delete::RangeDelete;
+use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
+use crate::slice::Found;
 
 /// Estimated bytes that the list itself takes for an entry: node, tower, box.
 const ENTRY_OVERHEAD_BYTES: usize = 112;
@@ -26,16 +27,17 @@ const ENTRY_OVERHEAD_BYTES: usize = 112;
 struct Version {
     head: u128,
     seq: Seq,
-    /// Key, then value.
+    /// Key, then value as stored.
     bytes: Box<[u8]>,
     key_len: u32,
     op: Op,
 }
 
 impl Version {
-    fn new(seq: Seq, op: Op, key: &[u8], value: &[u8]) -> Version {
-        let mut bytes = Vec::with_capacity(key.len() + value.len());
+    fn new(seq: Seq, op: Op, key: &[u8], prefix: &[u8], value: &[u8]) -> Version {
+        let mut bytes = Vec::with_capacity(key.len() + prefix.len() + value.len());
         bytes.extend_from_slice(key);
+        bytes.extend_from_slice(prefix);
         bytes.extend_from_slice(value);
         Version { head: head(key), seq, bytes: bytes.into(), key_len: key.len() as u32, op }
     }
@@ -156,8 +158,10 @@ impl<'a> Borrow<dyn Place + 'a> for Version {
 /// The newest entries. Inserted into by one writer at a time, read by anybody.
 pub(crate) struct Memtable {
     map: SkipMap<Version, ()>,
-    ranges: RwLock<Vec<RangeDelete>>,
+    ranges: RwLock<RangeDeletes>,
     has_ranges: AtomicBool,
+    /// Whether any entry expires.
+    expires: AtomicBool,
     bytes: AtomicUsize,
     entries: AtomicU64,
 }
@@ -166,8 +170,9 @@ impl Memtable {
     pub(crate) fn new() -> Memtable {
         Memtable {
             map: SkipMap::new(),
-            ranges: RwLock::new(Vec::new()),
+            ranges: RwLock::default(),
             has_ranges: AtomicBool::new(false),
+            expires: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
             entries: AtomicU64::new(0),
         }
@@ -178,15 +183,19 @@ impl Memtable {
         let mut bytes = 0;
         for operation in operations {
             let version = match *operation {
-                Operation::Put(key, value) => Version::new(seq, Op::Put, key, value),
-                Operation::Delete(key) => Version::new(seq, Op::Delete, key, &[]),
+                Operation::Put(key, value) => Version::new(seq, Op::Put, key, &[], value),
+                Operation::PutUntil(key, value, expiry) => {
+                    self.expires.store(true, Relaxed);
+                    Version::new(seq, Op::PutUntil, key, &expiry.to_le_bytes(), value)
+                }
+                Operation::Delete(key) => Version::new(seq, Op::Delete, key, &[], &[]),
                 Operation::DeleteRange(start, end) => {
                     bytes += start.len() + end.len() + ENTRY_OVERHEAD_BYTES;
                     self.ranges.write().push(RangeDelete {
                         start: start.into(),
                         end: end.into(),
                         seq,
-                        floor: u64::MAX,
+                        floor: WAITING,
                     });
                     self.has_ranges.store(true, Relaxed);
                     continue;
@@ -200,30 +209,26 @@ impl Memtable {
     }
 
     /// The newest version of `key` with a seq of at most `at`.
-    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Option<(Seq, Option<Vec<u8>>)> {
+    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Option<Found> {
         let from: &dyn Place = &Wanted::new(key, at);
         let node = self.map.lower_bound(Bound::Included(from))?;
         let version = node.key();
-        let value = || (version.op == Op::Put).then(|| version.value().to_vec());
-        (version.key() == key).then(|| (version.seq, value()))
+        (version.key() == key).then(|| Found::owned(version.seq, version.op, version.value().to_vec()))
     }
 
-    pub(crate) fn range_deletes(&self) -> Vec<RangeDelete> {
-        if self.has_ranges.load(Relaxed) { self.ranges.read().clone() } else { Vec::new() }
+    pub(crate) fn range_deletes(&self) -> RangeDeletes {
+        self.ranges.read().clone()
     }
 
-    pub(crate) fn has_range_deletes(&self) -> bool {
-        self.has_ranges.load(Relaxed)
+    /// Whether any entry expires.
+    pub(crate) fn expires(&self) -> bool {
+        self.expires.load(Relaxed)
     }
 
-    /// Whether a range delete in here hides version `seq` of `key` from a reader at `at`.
-    pub(crate) fn range_deleted(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
-        self.has_ranges.load(Relaxed)
-            && self
-                .ranges
-                .read()
-                .iter()
-                .any(|r| seq < r.seq && r.seq <= at && r.start.as_slice() <= key && key < r.end.as_slice())
+    /// The seq of the newest range delete over `key` that a reader at `at` sees.
+    #[inline]
+    pub(crate) fn range_deleted(&self, key: &[u8], at: Seq) -> Option<Seq> {
+        if self.has_ranges.load(Relaxed) { self.ranges.read().newest_over(key, at) } else { None }
     }
 
     /// Bytes it takes, estimated.

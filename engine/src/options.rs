@@ -49,12 +49,19 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Frozen memtables at which writers wait. Default 4.
     pub memtables_max: usize,
-    /// Bytes of the block cache. Default 256 MiB.
+    /// Bytes of memory for blocks that were read: data, indexes and filters. Default 256 MiB.
     pub cache_bytes: u64,
     /// Size in bytes of a data block before compression. Default 8 KiB.
     pub block_bytes: usize,
-    /// Bits per key of the Bloom filters. Default 10: 1.1 % false positives with 6 probes.
+    /// Bits per key of the Bloom filters between the first run and the oldest; slot 0 and the first run get 4 more, the
+    /// oldest a binary fuse filter. 0: no filters. Default 10: 1.1 % false positives with 6 probes.
     pub filter_bits: usize,
+    /// Bytes from which on a value lies in a blob file, which compactions do not rewrite, rather than in the tables.
+    /// Default: no value does. 4 KiB and more pay where values are overwritten or many; a scan then reads each by itself.
+    pub blob_bytes: usize,
+    /// How many sequence numbers back [`Engine::snapshot_of`](crate::engine::Engine::snapshot_of) reaches: what was
+    /// overwritten or deleted since then is kept. Default 0: nothing but what is visible now and what snapshots hold.
+    pub retain_seqs: u64,
     /// Size in bytes of a table that compaction writes. Default 32 MiB.
     pub table_bytes: u64,
     /// How tables are merged. Default [`Compaction::Leveled`].
@@ -89,6 +96,8 @@ impl Default for Options {
             cache_bytes: 256 << 20,
             block_bytes: 8 << 10,
             filter_bits: 10,
+            blob_bytes: usize::MAX,
+            retain_seqs: 0,
             table_bytes: 32 << 20,
             compaction: Compaction::Leveled,
             level_bytes: 128 << 20,

@@ -1,8 +1,12 @@
 //! Range deletes: everything in `[start, end)` that was written before a sequence number is gone.
 //!
-//! They are few (dropping a collection makes one), so they live in the memtable and then in the version, not in tables:
-//! a read asks one short sorted list, a table that lies wholly under one is dropped without being read, and a range
-//! delete itself is dropped once no older table overlaps it.
+//! They are few (dropping a collection makes one), so they live in the memtable and then in the version, not in tables: a
+//! table that lies wholly under one is dropped without being read, and a range delete itself is dropped once no older table
+//! overlaps it. A read asks them cut into fragments, over each of which the same deletes lie (as RocksDB and Pebble do):
+//! one search in a sorted map, however many there are.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::key::Seq;
 use crate::table::builder::TableMeta;
@@ -16,24 +20,58 @@ pub(crate) struct RangeDelete {
     pub(crate) end: Vec<u8>,
     /// Versions with a smaller seq are deleted.
     pub(crate) seq: Seq,
-    /// Only tables with a smaller number may hold what it deletes: later ones were written with it in force.
+    /// Only tables with a smaller number may hold what it deletes: later ones were written with it in force. [`WAITING`]:
+    /// somebody may still read as of a moment before it, so tables are written as if it were not there.
     pub(crate) floor: u64,
 }
+
+/// The floor of a range delete that is not in force yet.
+pub(crate) const WAITING: u64 = u64::MAX;
 
 /// Range deletes, ready to be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RangeDeletes {
     list: Vec<RangeDelete>,
+    /// From where on which deletes hold: their seqs, ascending. The last fragment is empty.
+    fragments: BTreeMap<Vec<u8>, Vec<Seq>>,
 }
 
 impl RangeDeletes {
     /// From any order.
     pub(crate) fn new(mut list: Vec<RangeDelete>) -> RangeDeletes {
         list.sort();
-        RangeDeletes { list }
+        let mut deletes = RangeDeletes { list: Vec::new(), fragments: BTreeMap::new() };
+        list.iter().for_each(|range| deletes.add_fragments(range));
+        deletes.list = list;
+        deletes
     }
 
-    /// Sorted by start.
+    /// Adds one that is newer than all that are here.
+    pub(crate) fn push(&mut self, range: RangeDelete) {
+        self.add_fragments(&range);
+        self.list.push(range);
+    }
+
+    fn add_fragments(&mut self, range: &RangeDelete) {
+        if range.start >= range.end {
+            return;
+        }
+        for border in [&range.start, &range.end] {
+            if !self.fragments.contains_key(border) {
+                let before = self.fragments.range(..border.clone()).next_back();
+                let seqs = before.map_or(Vec::new(), |(_, seqs)| seqs.clone());
+                self.fragments.insert(border.clone(), seqs);
+            }
+        }
+        for (_, seqs) in self.fragments.range_mut(range.start.clone()..range.end.clone()) {
+            let at = seqs.partition_point(|&seq| seq < range.seq);
+            if seqs.get(at) != Some(&range.seq) {
+                seqs.insert(at, range.seq);
+            }
+        }
+    }
+
+    /// All of them.
     pub(crate) fn list(&self) -> &[RangeDelete] {
         &self.list
     }
@@ -46,28 +84,56 @@ impl RangeDeletes {
     /// Whether the version `seq` of `key` is deleted for a reader at `at`.
     #[inline]
     pub(crate) fn covers(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
-        !self.list.is_empty() && self.covers_slow(key, seq, at)
+        !self.list.is_empty() && self.newest_over(key, at).is_some_and(|newest| seq < newest)
     }
 
-    fn covers_slow(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
-        self.list
-            .iter()
-            .take_while(|range| range.start.as_slice() <= key)
-            .any(|range| seq < range.seq && range.seq <= at && key < range.end.as_slice())
+    /// The seq of the newest delete over `key` that a reader at `at` sees.
+    pub(crate) fn newest_over(&self, key: &[u8], at: Seq) -> Option<Seq> {
+        let (_, seqs) =
+            self.fragments.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        seqs[..seqs.partition_point(|&seq| seq <= at)].last().copied()
     }
 
     /// Whether a table may hold versions that `range` deletes.
     pub(crate) fn touches(range: &RangeDelete, table: &TableMeta) -> bool {
         table.number < range.floor
-            && table.min_seq < range.seq
+            && table.min_seq() < range.seq
             && table.smallest < range.end
             && range.start <= table.largest
     }
 
-    /// Whether every version in `[smallest, largest]` up to seq `max_seq` is deleted by one of them.
-    pub(crate) fn cover_table(&self, smallest: &[u8], largest: &[u8], max_seq: Seq) -> bool {
+    /// Whether every version in `[smallest, largest]` up to seq `max_seq` is deleted by one of them, for all who read at
+    /// `floor` or later.
+    pub(crate) fn cover_table(&self, smallest: &[u8], largest: &[u8], max_seq: Seq, floor: Seq) -> bool {
         self.list.iter().any(|range| {
-            max_seq < range.seq && range.start.as_slice() <= smallest && largest < range.end.as_slice()
+            max_seq < range.seq
+                && range.seq <= floor
+                && range.start.as_slice() <= smallest
+                && largest < range.end.as_slice()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn fragments_answer_like_the_list(
+            ranges in proptest::collection::vec((0u8..20, 0u8..20, 1u64..30), 0..20),
+            probes in proptest::collection::vec((0u8..21, 0u64..31, 0u64..31), 40),
+        ) {
+            let list: Vec<RangeDelete> = ranges
+                .iter()
+                .map(|&(start, end, seq)| RangeDelete { start: vec![start], end: vec![end], seq, floor: 0 })
+                .collect();
+            let deletes = RangeDeletes::new(list.clone());
+            for (key, seq, at) in probes {
+                let covers = |r: &RangeDelete| seq < r.seq && r.seq <= at && r.start[0] <= key && key < r.end[0];
+                prop_assert_eq!(deletes.covers(&[key], seq, at), list.iter().any(covers));
+            }
+        }
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         log = Some(Arc::new(log_opened));
         recovery = replayed;
     }
-    let view = View { active, frozen: Vec::new(), version: Arc::new(version) };
+    let view = View::new(active, Vec::new(), Arc::new(version));
     let picker = picker::from_options(&options);
     let shared = Shared {
         options,
@@ -122,13 +122,13 @@ impl Found {
         let names = options.vfs.list(dir).map_err(|e| Error::io("list", dir, e))?;
         let ends = |ending: &str| names.iter().find(|name| name.ends_with(ending));
         if ends(".manifest").is_none() {
-            if let Some(name) = ends(".sst").or(ends(".att")) {
+            if let Some(name) = ends(".sst").or(ends(".att")).or(ends(".blob")) {
                 return Err(Error::corrupt("the manifest", 0, format!("it is missing, but {name} is there")));
             }
         }
         let number = |name: &String| {
             let (number, ending) = name.split_once('.')?;
-            matches!(ending, "sst" | "att").then_some(())?;
+            matches!(ending, "sst" | "att" | "blob").then_some(())?;
             number.parse::<u64>().ok()
         };
         let names = names.into_iter().filter_map(|name| Some((number(&name)?, name))).collect();
@@ -146,6 +146,8 @@ impl Found {
         let is_live = |number: u64, name: &str| {
             if name.ends_with(".sst") {
                 version.slots.iter().flatten().any(|table| table.meta.number == number)
+            } else if name.ends_with(".blob") {
+                version.blobs.contains_key(&number)
             } else {
                 version.attachments.contains_key(&number)
             }

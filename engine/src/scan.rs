@@ -4,25 +4,27 @@ use std::ops::Bound;
 
 use crate::cursor::Cursor;
 use crate::error::Result;
-use crate::key::{Op, Seq};
+use crate::key::{Entry, Seq};
 use crate::merge::MergeCursor;
-use crate::range_delete::RangeDeletes;
-use crate::state::View;
+use crate::state::{Moment, View};
 
 /// A walk over visible keys. It lends key and value; a new scan stands before the first row, so that `next_row`
 /// gives the first and `prev_row` the last.
 pub struct Scan<'a> {
     merged: MergeCursor<'a>,
-    ranges: RangeDeletes,
-    at: Seq,
+    view: &'a View,
+    at: Moment,
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
     place: Place,
-    /// The row when walking backward, where the cursor already stands before it.
+    /// The row when walking backward, where the cursor already stands before it. Forward, the value if it is a blob.
     key: Vec<u8>,
     value: Vec<u8>,
     seq: Seq,
 }
+
+/// Versions of one key that are stepped over before the rest of them is jumped over.
+const STEPS_MAX: usize = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -41,7 +43,7 @@ fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(view: &'a View, at: Seq, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Scan<'a> {
+    pub(crate) fn new(view: &'a View, at: Moment, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Scan<'a> {
         let mut cursors: Vec<Box<dyn Cursor + 'a>> = Vec::new();
         for memtable in view.memtables() {
             cursors.push(Box::new(memtable.cursor()));
@@ -49,7 +51,7 @@ impl<'a> Scan<'a> {
         view.version.cursors(&mut cursors);
         Scan {
             merged: MergeCursor::new(cursors),
-            ranges: view.range_deletes(),
+            view,
             at,
             start: owned(start),
             end: owned(end),
@@ -70,8 +72,8 @@ impl<'a> Scan<'a> {
 
     /// The value of the row it stands on.
     pub fn value(&self) -> &[u8] {
-        match self.place {
-            Place::Forward => self.merged.entry().map_or(&[], |entry| entry.value),
+        match (self.place, self.merged.entry()) {
+            (Place::Forward, Some(entry)) if !entry.op.is_blob() => &entry.value[entry.op.prefix_bytes()..],
             _ => &self.value,
         }
     }
@@ -146,23 +148,46 @@ impl<'a> Scan<'a> {
         // The key whose newer version decided that it is not a row.
         let mut hidden: Vec<u8> = left.map(<[u8]>::to_vec).unwrap_or_default();
         let mut hiding = left.is_some();
+        let mut steps = 0;
         while let Some(entry) = self.merged.entry() {
             if !self.within_end(entry.key) {
                 break;
             }
-            if entry.seq <= self.at && !(hiding && entry.key == hidden) && self.within_start(entry.key) {
-                if entry.op == Op::Put && !self.ranges.covers(entry.key, entry.seq, self.at) {
+            let is_hidden = hiding && entry.key == hidden;
+            if entry.seq <= self.at.seq && !is_hidden && self.within_start(entry.key) {
+                if self.is_row(&entry) {
                     self.place = Place::Forward;
-                    return Ok(true);
+                    return self.load_blob();
                 }
                 hidden.clear();
                 hidden.extend_from_slice(entry.key);
-                hiding = true;
+                (hiding, steps) = (true, 0);
             }
-            self.merged.next()?;
+            steps += 1;
+            if is_hidden && steps > STEPS_MAX {
+                // A key that was written over and over: on to the first that is greater.
+                let mut next = hidden.clone();
+                next.push(0);
+                self.merged.seek(&next)?;
+                steps = 0;
+            } else {
+                self.merged.next()?;
+            }
         }
         self.place = Place::Done;
         Ok(false)
+    }
+
+    fn is_row(&self, entry: &Entry<'_>) -> bool {
+        entry.is_live(self.at.now) && !self.view.is_range_deleted(entry.key, entry.seq, self.at.seq)
+    }
+
+    /// Reads the value of the row that the cursor stands on, if it lies elsewhere.
+    fn load_blob(&mut self) -> Result<bool> {
+        if let Some(entry) = self.merged.entry().filter(|entry| entry.op.is_blob()) {
+            self.value = self.view.blob(entry.value.get(entry.op.prefix_bytes()..).unwrap_or_default())?;
+        }
+        Ok(true)
     }
 
     /// To the row before. Answers whether there is one.
@@ -191,17 +216,22 @@ impl<'a> Scan<'a> {
             }
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            let mut row = false;
+            let (mut is_row, mut is_blob) = (false, false);
             while let Some(entry) = self.merged.entry().filter(|entry| entry.key == self.key) {
-                if entry.seq <= self.at {
-                    row = entry.op == Op::Put && !self.ranges.covers(entry.key, entry.seq, self.at);
+                if entry.seq <= self.at.seq {
+                    is_row = self.is_row(&entry);
+                    is_blob = entry.op.is_blob();
                     self.seq = entry.seq;
                     self.value.clear();
-                    self.value.extend_from_slice(entry.value);
+                    self.value
+                        .extend_from_slice(entry.value.get(entry.op.prefix_bytes()..).unwrap_or_default());
                 }
                 self.merged.prev()?;
             }
-            if row {
+            if is_row {
+                if is_blob {
+                    self.value = self.view.blob(&self.value)?;
+                }
                 self.place = Place::Backward;
                 return Ok(true);
             }

@@ -3,6 +3,7 @@
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use crate::key::{Entry, Op, Seq};
 use crate::table::block::Block;
 
 /// A value under this size is copied, so that ten held bytes do not keep a whole block in memory.
@@ -23,11 +24,25 @@ impl Slice {
         Slice(Repr::Owned(bytes))
     }
 
-    pub(crate) fn in_block(block: Arc<Block>, range: Range<usize>) -> Slice {
+    fn in_block(block: Arc<Block>, range: Range<usize>) -> Slice {
         if range.len() < COPY_BYTES {
             return Slice::owned((*block).as_ref()[range].to_vec());
         }
         Slice(Repr::Block(block, range))
+    }
+
+    /// Without the first `count` bytes, or as many as there are.
+    fn without(self, count: usize) -> Slice {
+        match self.0 {
+            _ if count == 0 => self,
+            Repr::Owned(mut bytes) => {
+                bytes.drain(..count.min(bytes.len()));
+                Slice::owned(bytes)
+            }
+            Repr::Block(block, range) => {
+                Slice::in_block(block, range.end.min(range.start + count)..range.end)
+            }
+        }
     }
 
     /// The bytes as a vector; copies unless the slice has bytes of its own.
@@ -59,5 +74,32 @@ impl std::fmt::Debug for Slice {
 impl PartialEq<[u8]> for Slice {
     fn eq(&self, other: &[u8]) -> bool {
         **self == *other
+    }
+}
+
+/// The version of a key that a look-up met, its value as stored.
+pub(crate) struct Found {
+    pub(crate) seq: Seq,
+    pub(crate) op: Op,
+    stored: Slice,
+}
+
+impl Found {
+    pub(crate) fn owned(seq: Seq, op: Op, stored: Vec<u8>) -> Found {
+        Found { seq, op, stored: Slice::owned(stored) }
+    }
+
+    pub(crate) fn in_block(seq: Seq, op: Op, block: &Arc<Block>, range: Range<usize>) -> Found {
+        Found { seq, op, stored: Slice::in_block(block.clone(), range) }
+    }
+
+    /// Whether a reader at `now` finds a value.
+    pub(crate) fn is_live(&self, now: u64) -> bool {
+        Entry { key: &[], seq: self.seq, op: self.op, value: &self.stored }.is_live(now)
+    }
+
+    /// The value, or the handle of it.
+    pub(crate) fn into_value(self) -> Slice {
+        self.stored.without(self.op.prefix_bytes())
     }
 }

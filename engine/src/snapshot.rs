@@ -5,18 +5,21 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Seq;
 use crate::scan::Scan;
 use crate::slice::Slice;
-use crate::state::{Shared, View};
+use crate::state::{Moment, Shared, View};
+use crate::table::reader::Reach;
 
 /// The data as of one sequence number. Cheap to make and to clone.
 #[derive(Clone)]
 pub struct Snapshot {
     view: Arc<View>,
-    seq: Seq,
+    moment: Moment,
 }
 
 impl Snapshot {
@@ -24,37 +27,68 @@ impl Snapshot {
     /// the sequence number read afterwards can only be newer.
     pub(crate) fn new(shared: &Shared) -> Snapshot {
         let view = shared.view.load_full();
-        let seq = shared.visible.load(std::sync::atomic::Ordering::Acquire);
-        Snapshot { view, seq }
+        let seq = shared.visible.load(Ordering::Acquire);
+        let now = if view.expires() { shared.options.now_ms() } else { 0 };
+        Snapshot { view, moment: Moment { seq, now } }
     }
 
     /// Everything applied, published or not; for the one thread that applies.
     pub(crate) fn latest(shared: &Shared) -> Snapshot {
-        Snapshot { view: shared.view.load_full(), seq: Seq::MAX }
+        let moment = Moment { seq: Seq::MAX, now: shared.options.now_ms() };
+        Snapshot { view: shared.view.load_full(), moment }
     }
 
-    /// The same files, read at `seq`; nothing newer than `seq` may be frozen in them.
+    /// The same files, read at `seq`; nothing newer than `seq` may be frozen in them unless it was retained.
     pub(crate) fn at(self, seq: Seq) -> Snapshot {
-        Snapshot { seq, ..self }
+        Snapshot { moment: Moment { seq, ..self.moment }, ..self }
+    }
+
+    /// As of `seq`, if that is within reach.
+    pub(crate) fn of(self, seq: Seq) -> Result<Snapshot> {
+        let (oldest, newest) = (self.view.version.floor, self.moment.seq);
+        if seq < oldest || seq > newest {
+            return Err(Error::OutOfReach { seq, oldest, newest });
+        }
+        Ok(self.at(seq))
     }
 
     /// The sequence number: batches up to here are seen, later ones are not.
     pub fn seq(&self) -> Seq {
-        self.seq
+        self.moment.seq
     }
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
-        Ok(self.view.get(key, self.seq)?.map(|(_, value)| value))
+        Ok(self.get_versioned(key)?.map(|(_, value)| value))
     }
 
     /// The value of `key` with the sequence number that wrote it.
     pub fn get_versioned(&self, key: &[u8]) -> Result<Option<(Seq, Slice)>> {
-        self.view.get(key, self.seq)
+        self.view.get(key, self.moment, Reach::Disk)
+    }
+
+    /// The value of `key` if memory has the answer; [`Poll::Pending`] if a read of the disk is needed to know.
+    pub fn try_get(&self, key: &[u8]) -> Result<Poll<Option<Slice>>> {
+        match self.view.get(key, self.moment, Reach::Memory) {
+            Err(Error::NotInMemory) => Ok(Poll::Pending),
+            found => Ok(Poll::Ready(found?.map(|(_, value)| value))),
+        }
+    }
+
+    /// The values of many keys, in the order of `keys`. They are looked up in the order of the store, so that neighbours
+    /// share what is read.
+    pub fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Slice>>> {
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_unstable_by_key(|&index| keys[index]);
+        let mut values = vec![None; keys.len()];
+        for index in order {
+            values[index] = self.get(keys[index])?;
+        }
+        Ok(values)
     }
 
     /// Walks the keys from `start` to `end`, both ways.
     pub fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Scan<'_> {
-        Scan::new(&self.view, self.seq, start, end)
+        Scan::new(&self.view, self.moment, start, end)
     }
 }

@@ -13,15 +13,18 @@ use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 
 use crate::attachment::Frozen;
+use crate::blob::BlobHandle;
 use crate::compaction::picker::Picker;
 use crate::error::{Error, Result};
 use crate::key::Seq;
 use crate::memtable::Memtable;
 use crate::options::Options;
-use crate::range_delete::{RangeDelete, RangeDeletes};
+use crate::output;
+use crate::range_delete::RangeDeletes;
 use crate::slice::Slice;
 use crate::stats::Counters;
 use crate::table::cache::BlockCache;
+use crate::table::reader::{Reach, Table};
 use crate::version::Version;
 use crate::version::edit::Edit;
 use crate::version::manifest::{self, Files, Manifest};
@@ -33,40 +36,66 @@ pub(crate) struct View {
     /// Newest first.
     pub frozen: Vec<Arc<Memtable>>,
     pub version: Arc<Version>,
+    /// Whether any entry outside the active memtable expires.
+    expires: bool,
 }
 
 impl View {
-    /// The newest value of `key` that a reader at `at` sees.
-    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Result<Option<(Seq, Slice)>> {
-        let found = self.memtables().find_map(|memtable| memtable.get(key, at));
-        let found = match found {
-            Some((seq, value)) => Some((seq, value.map(Slice::owned))),
-            None => self.version.get(key, at)?,
-        };
-        Ok(match found {
-            Some((seq, Some(value))) if !self.range_deleted(key, seq, at) => Some((seq, value)),
-            _ => None,
-        })
+    pub(crate) fn new(active: Arc<Memtable>, frozen: Vec<Arc<Memtable>>, version: Arc<Version>) -> View {
+        let expires = version.expires() || frozen.iter().any(|memtable| memtable.expires());
+        View { active, frozen, version, expires }
     }
 
-    fn range_deleted(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
+    /// The newest value of `key` that a reader sees, and the seq that wrote it.
+    pub(crate) fn get(&self, key: &[u8], moment: Moment, reach: Reach) -> Result<Option<(Seq, Slice)>> {
+        let found = self.memtables().find_map(|memtable| memtable.get(key, moment.seq));
+        let found = match found {
+            Some(found) => Some(found),
+            None => self.version.get(key, moment.seq, reach)?,
+        };
+        let Some(found) = found.filter(|found| found.is_live(moment.now)) else { return Ok(None) };
+        if self.is_range_deleted(key, found.seq, moment.seq) {
+            return Ok(None);
+        }
+        let (seq, is_blob, value) = (found.seq, found.op.is_blob(), found.into_value());
+        if !is_blob {
+            return Ok(Some((seq, value)));
+        }
+        if reach == Reach::Memory {
+            return Err(Error::NotInMemory);
+        }
+        Ok(Some((seq, Slice::owned(self.blob(&value)?))))
+    }
+
+    /// The value behind a handle.
+    pub(crate) fn blob(&self, handle: &[u8]) -> Result<Vec<u8>> {
+        output::read_blob(&self.version.blobs, BlobHandle::decode(handle)?)
+    }
+
+    pub(crate) fn is_range_deleted(&self, key: &[u8], seq: Seq, at: Seq) -> bool {
         self.version.range_deletes.covers(key, seq, at)
-            || self.memtables().any(|memtable| memtable.range_deleted(key, seq, at))
+            || self
+                .memtables()
+                .any(|memtable| memtable.range_deleted(key, at).is_some_and(|newest| seq < newest))
+    }
+
+    /// Whether any entry expires, so that a reader has to know the time.
+    pub(crate) fn expires(&self) -> bool {
+        self.expires || self.active.expires()
     }
 
     pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(&self.frozen)
     }
+}
 
-    /// All range deletes, in one list.
-    pub(crate) fn range_deletes(&self) -> RangeDeletes {
-        if self.memtables().all(|memtable| !memtable.has_range_deletes()) {
-            return self.version.range_deletes.clone();
-        }
-        let mut all: Vec<RangeDelete> = self.version.range_deletes.list().to_vec();
-        all.extend(self.memtables().flat_map(|memtable| memtable.range_deletes()));
-        RangeDeletes::new(all)
-    }
+/// When a reader reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// Versions up to here are seen.
+    pub seq: Seq,
+    /// What has expired by then is not; milliseconds since 1970.
+    pub now: u64,
 }
 
 /// A frozen memory that waits to be written.
@@ -116,6 +145,10 @@ impl Shared {
         self.dir.join(format!("{number:010}.sst"))
     }
 
+    pub(crate) fn blob_path(&self, number: u64) -> PathBuf {
+        self.dir.join(crate::blob::name(number))
+    }
+
     pub(crate) fn attachment_path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:010}.att"))
     }
@@ -156,22 +189,41 @@ impl Shared {
         // Tables that lie wholly under a range delete go in the same record, and then the deletes that nothing needs.
         let ranges = &after.range_deletes;
         if !ranges.is_empty() {
-            let covered = |t: &&Arc<_>| cover(ranges, t);
+            let covered = |t: &&Arc<Table>| {
+                ranges.cover_table(&t.meta.smallest, &t.meta.largest, t.meta.max_seq(), after.floor)
+            };
             let numbers: Vec<u64> =
                 after.slots.iter().flatten().filter(covered).map(|t| t.meta.number).collect();
             for slot in &mut after.slots {
-                slot.retain(|table| !numbers.contains(&table.meta.number));
+                slot.retain(|table| {
+                    let goes = numbers.contains(&table.meta.number);
+                    if goes && !live(&table.meta.number) {
+                        table.make_obsolete(); // nothing has named it yet
+                    }
+                    !goes
+                });
             }
             edit.add.retain(|(_, meta)| !numbers.contains(&meta.number));
             edit.remove.extend(numbers.into_iter().filter(live));
-            edit.remove_ranges = manifest::idle_ranges(&after);
+            edit.remove_ranges.extend(manifest::idle_ranges(&after));
             let kept = after.range_deletes.list().iter().filter(|r| !edit.remove_ranges.contains(r)).cloned();
             after.range_deletes = RangeDeletes::new(kept.collect());
         }
+        // A blob file goes with the last table that points into it.
+        let used = after.blob_bytes_used();
+        let is_used = |number: &u64| used.get(number).is_some_and(|&bytes| bytes > 0);
+        for blob in after.blobs.values().filter(|blob| !is_used(&blob.meta.number)) {
+            match before.blobs.contains_key(&blob.meta.number) {
+                true => edit.remove_blobs.push(blob.meta.number),
+                false => blob.make_obsolete(), // nothing has named it yet
+            }
+        }
+        edit.add_blobs.retain(|meta| is_used(&meta.number));
+        after.blobs.retain(|number, _| is_used(number));
         let next_file = self.next_file.load(Ordering::Relaxed);
         edit.next_file = Some(next_file);
         // The names of new files must be durable before a record names them.
-        if !edit.add.is_empty() || !edit.attachments.attach.is_empty() {
+        if !(edit.add.is_empty() && edit.add_blobs.is_empty() && edit.attachments.attach.is_empty()) {
             let synced = self.options.vfs.sync_dir(&self.dir);
             synced.map_err(|e| crate::log::sync_failed(&self.dir, &e.0))?;
         }
@@ -179,6 +231,11 @@ impl Shared {
         for table in before.slots.iter().flatten() {
             if !after.slots.iter().flatten().any(|t| t.meta.number == table.meta.number) {
                 table.make_obsolete();
+            }
+        }
+        for (number, blob) in &before.blobs {
+            if !after.blobs.contains_key(number) {
+                blob.make_obsolete();
             }
         }
         for number in &edit.attachments.detach {
@@ -189,12 +246,11 @@ impl Shared {
         drop(before);
         let _work = self.work.lock();
         let view = self.view.load();
-        let mut view = View::clone(&view);
+        let mut frozen = view.frozen.clone();
         if let Some(flushed) = flushed {
-            view.frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
+            frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
         }
-        view.version = Arc::new(after);
-        self.view.store(Arc::new(view));
+        self.view.store(Arc::new(View::new(view.active.clone(), frozen, Arc::new(after))));
         self.bell.notify_all();
         Ok(true)
     }
@@ -213,9 +269,10 @@ impl Shared {
         if view.active.is_empty() && attached.is_none() {
             return Ok(());
         }
-        let mut next = View::clone(&view);
-        next.frozen.insert(0, next.active.clone());
-        let memtable = std::mem::replace(&mut next.active, Arc::new(Memtable::new()));
+        let memtable = view.active.clone();
+        let mut frozen = view.frozen.clone();
+        frozen.insert(0, memtable.clone());
+        let next = View::new(Arc::new(Memtable::new()), frozen, view.version.clone());
         self.view.store(Arc::new(next));
         work.queue.push_back(FlushTask { memtable, attached, seq });
         self.bell.notify_all();
@@ -261,10 +318,6 @@ impl Shared {
     pub(crate) fn check(&self) -> Result<()> {
         check(&self.work.lock())
     }
-}
-
-fn cover(ranges: &RangeDeletes, table: &crate::table::reader::Table) -> bool {
-    ranges.cover_table(&table.meta.smallest, &table.meta.largest, table.meta.max_seq)
 }
 
 fn check(work: &Work) -> Result<()> {

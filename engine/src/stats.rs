@@ -1,8 +1,37 @@
 //! What the engine counts.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::compaction::picker::Reason;
+
+/// A counter that many threads raise on every read: each on a line of its own, so that they do not take it from each other.
+#[derive(Default)]
+pub(crate) struct Striped([Line; STRIPES]);
+
+const STRIPES: usize = 16;
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+static NEXT_STRIPE: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static STRIPE: usize = NEXT_STRIPE.fetch_add(1, Relaxed) % STRIPES;
+}
+
+impl Striped {
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        // A thread that is ending has lost its stripe.
+        let stripe = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
+        self.0[stripe].0.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.iter().map(|line| line.0.load(Relaxed)).sum()
+    }
+}
 
 /// Counters that the parts of the engine raise.
 #[derive(Default)]

@@ -20,6 +20,7 @@ fn options(vfs: &Memory) -> Options {
         table_bytes: 700,
         level_bytes: 1500,
         level0_tables: 2,
+        blob_bytes: 60,
         segment_bytes: 1024,
         cache_bytes: 8 << 10,
         threads: 0,

@@ -1,26 +1,31 @@
-//! Random operations against a `BTreeMap`, on the in-memory file system, with snapshots kept, and stores reopened under
-//! other options: another compaction strategy goes on with the same tree.
+//! Random operations against a `BTreeMap`, on the in-memory file system, under eight sets of options drawn at random, with
+//! snapshots kept, and stores reopened under other options: another compaction strategy goes on with the same tree.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 
 use lumen_engine::vfs::memory::{Crash, Memory};
-use lumen_engine::{Batch, Compaction, Durability, Engine, Options, Snapshot};
+use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options, Snapshot};
 use proptest::prelude::*;
 
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Values with when they expire.
+type Model = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
 #[derive(Debug, Clone)]
 enum Step {
     Put(u8, u16),
+    PutUntil(u8, u16, u8),
     Delete(u8),
     DeleteRange(u8, u8),
     Many(Vec<(u8, u16)>),
     Snapshot,
     Flush,
     Settle,
+    Later(u8),
     Reopen(u8),
     Crash(u8),
 }
@@ -28,12 +33,14 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         12 => (any::<u8>(), any::<u16>()).prop_map(|(k, v)| Step::Put(k, v)),
+        4 => (any::<u8>(), any::<u16>(), 1u8..50).prop_map(|(k, v, ms)| Step::PutUntil(k, v, ms)),
         4 => any::<u8>().prop_map(Step::Delete),
         1 => (any::<u8>(), 0u8..40).prop_map(|(k, n)| Step::DeleteRange(k, k.saturating_add(n))),
         3 => proptest::collection::vec((any::<u8>(), any::<u16>()), 1..60).prop_map(Step::Many),
         1 => Just(Step::Snapshot),
         2 => Just(Step::Flush),
         1 => Just(Step::Settle),
+        2 => (1u8..20).prop_map(Step::Later),
         1 => any::<u8>().prop_map(Step::Reopen),
         1 => any::<u8>().prop_map(Step::Crash),
     ];
@@ -46,6 +53,11 @@ fn key(k: u8) -> Vec<u8> {
 
 fn value(v: u16) -> Vec<u8> {
     format!("value {v} ").repeat(1 + usize::from(v % 13)).into_bytes()
+}
+
+thread_local! {
+    /// Milliseconds since 1970, as the test wants them.
+    static NOW: Cell<u64> = const { Cell::new(1_000_000) };
 }
 
 /// One of many sets of options; whatever they are, the answers are the same.
@@ -69,24 +81,36 @@ fn options(vfs: &Memory, kind: u8) -> Options {
         level0_tables: 2 + usize::from(large),
         level0_stop: 1000,
         filter_bits: if kind % 4 == 3 { 0 } else { 10 },
+        blob_bytes: if kind % 5 == 2 { 60 } else { usize::MAX },
         segment_bytes: 4 << 10,
         cache_bytes: 16 << 10,
         threads: 0,
+        clock: || NOW.get(),
         ..Options::default()
     }
 }
 
-fn check(snapshot: &Snapshot, model: &Model) {
-    for k in 0..=255u8 {
-        let found = snapshot.get(&key(k)).expect("get");
-        assert_eq!(found.as_deref(), model.get(&key(k)).map(Vec::as_slice), "get {k}");
+fn check(snapshot: &Snapshot, model: &Model, now: u64) {
+    let live = model.iter().filter(|(_, (_, expiry))| now < *expiry);
+    let model: BTreeMap<&[u8], &[u8]> = live.map(|(k, (v, _))| (&k[..], &v[..])).collect();
+    let keys: Vec<Vec<u8>> = (0..=255).map(key).collect();
+    let keys: Vec<&[u8]> = keys.iter().rev().map(Vec::as_slice).collect();
+    let many = snapshot.multi_get(&keys).expect("multi_get");
+    for (key, one_of_many) in keys.iter().zip(many) {
+        let expected = model.get(key).copied();
+        assert_eq!(snapshot.get(key).expect("get").as_deref(), expected, "get {key:?}");
+        assert_eq!(one_of_many.as_deref(), expected, "one of many: {key:?}");
+        match snapshot.try_get(key).expect("try_get") {
+            Poll::Ready(found) => assert_eq!(found.as_deref(), expected, "try_get {key:?}"),
+            Poll::Pending => {}
+        }
     }
     let mut rows = Vec::new();
     let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
     while scan.next_row().expect("scan") {
         rows.push((scan.key().to_vec(), scan.value().to_vec()));
     }
-    let expected: Vec<_> = model.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let expected: Vec<_> = model.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
     assert_eq!(rows, expected, "forward");
     let mut rows = Vec::new();
     let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
@@ -101,75 +125,101 @@ fn check(snapshot: &Snapshot, model: &Model) {
     // To and fro: two on, one back.
     while scan.next_row().expect("scan") {
         let (k, v) = inside.next().expect("a row in the model");
-        assert_eq!((scan.key(), scan.value()), (&k[..], &v[..]));
+        assert_eq!((scan.key(), scan.value()), (*k, *v));
         if let Some((after, _)) = inside.clone().next() {
             assert!(scan.next_row().expect("scan"));
-            assert_eq!(scan.key(), &after[..], "one on");
+            assert_eq!(scan.key(), *after, "one on");
             assert!(scan.prev_row().expect("scan"));
-            assert_eq!((scan.key(), scan.value()), (&k[..], &v[..]), "and back");
+            assert_eq!((scan.key(), scan.value()), (*k, *v), "and back");
         }
     }
     assert_eq!(inside.next(), None, "bounded scan ended early");
 }
 
+/// Runs the steps, and compares at the end: what is there, what snapshots kept, and what can be read of the past.
+fn run(steps: &[Step], kind: u8, retain_seqs: u64) {
+    NOW.set(1_000_000);
+    let vfs = Memory::new();
+    let dir = Path::new("/store");
+    let open = |kind| Engine::open(dir, Options { retain_seqs, ..options(&vfs, kind) }).expect("open");
+    let mut engine = open(kind);
+    let mut model = Model::new();
+    let mut kept: Vec<(Snapshot, Model, u64)> = Vec::new();
+    let mut history: BTreeMap<u64, Model> = BTreeMap::new();
+    for step in steps {
+        let mut batch = Batch::new();
+        match step {
+            Step::Put(k, v) => {
+                batch.put(&key(*k), &value(*v));
+                model.insert(key(*k), (value(*v), u64::MAX));
+            }
+            Step::PutUntil(k, v, ms) => {
+                let expiry = NOW.get() + u64::from(*ms);
+                batch.put_until(&key(*k), &value(*v), expiry);
+                model.insert(key(*k), (value(*v), expiry));
+            }
+            Step::Delete(k) => {
+                batch.delete(&key(*k));
+                model.remove(&key(*k));
+            }
+            Step::DeleteRange(from, to) => {
+                batch.delete_range(&key(*from), &key(*to));
+                model.retain(|k, _| *k < key(*from) || *k >= key(*to));
+            }
+            Step::Many(pairs) => {
+                for (k, v) in pairs {
+                    batch.put(&key(*k), &value(*v));
+                    model.insert(key(*k), (value(*v), u64::MAX));
+                }
+            }
+            Step::Snapshot => kept.push((engine.snapshot(), model.clone(), NOW.get())),
+            Step::Flush => engine.flush().expect("flush"),
+            Step::Settle => engine.settle().expect("settle"),
+            Step::Later(ms) => NOW.set(NOW.get() + u64::from(*ms)),
+            Step::Reopen(kind) => {
+                kept.clear();
+                engine.close().expect("close");
+                drop(engine);
+                engine = open(*kind);
+            }
+            Step::Crash(kind) => {
+                kept.clear();
+                drop(engine);
+                vfs.crash(Crash::DropPending, 1);
+                engine = open(*kind);
+            }
+        }
+        if !batch.is_empty() {
+            let seq = engine.write(&batch, Durability::Sync).expect("write");
+            history.insert(seq, model.clone());
+        }
+    }
+    check(&engine.snapshot(), &model, NOW.get());
+    engine.settle().expect("settle");
+    check(&engine.snapshot(), &model, NOW.get());
+    for (snapshot, model, now) in &kept {
+        check(snapshot, model, *now);
+    }
+    let visible = engine.visible_seq();
+    for (&seq, model) in history.iter().rev().step_by(7) {
+        match engine.snapshot_of(seq) {
+            Ok(snapshot) => check(&snapshot, model, NOW.get()),
+            Err(Error::OutOfReach { .. }) => assert!(seq + retain_seqs < visible, "{seq} of {visible}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(matches!(engine.snapshot_of(visible + 1), Err(Error::OutOfReach { .. })));
+    assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn answers_like_a_sorted_map(steps in steps(), kind in any::<u8>()) {
-        let vfs = Memory::new();
-        let dir = Path::new("/store");
-        let mut engine = Engine::open(dir, options(&vfs, kind)).expect("open");
-        let mut model = Model::new();
-        let mut kept: Vec<(Snapshot, Model)> = Vec::new();
-        for step in &steps {
-            let mut batch = Batch::new();
-            match step {
-                Step::Put(k, v) => {
-                    batch.put(&key(*k), &value(*v));
-                    model.insert(key(*k), value(*v));
-                }
-                Step::Delete(k) => {
-                    batch.delete(&key(*k));
-                    model.remove(&key(*k));
-                }
-                Step::DeleteRange(from, to) => {
-                    batch.delete_range(&key(*from), &key(*to));
-                    model.retain(|k, _| *k < key(*from) || *k >= key(*to));
-                }
-                Step::Many(pairs) => {
-                    for (k, v) in pairs {
-                        batch.put(&key(*k), &value(*v));
-                        model.insert(key(*k), value(*v));
-                    }
-                }
-                Step::Snapshot => kept.push((engine.snapshot(), model.clone())),
-                Step::Flush => engine.flush().expect("flush"),
-                Step::Settle => engine.settle().expect("settle"),
-                Step::Reopen(kind) => {
-                    kept.clear();
-                    engine.close().expect("close");
-                    drop(engine);
-                    engine = Engine::open(dir, options(&vfs, *kind)).expect("reopen");
-                }
-                Step::Crash(kind) => {
-                    kept.clear();
-                    drop(engine);
-                    vfs.crash(Crash::DropPending, 1);
-                    engine = Engine::open(dir, options(&vfs, *kind)).expect("recover");
-                }
-            }
-            if !batch.is_empty() {
-                engine.write(&batch, Durability::Sync).expect("write");
-            }
+    fn answers_like_a_sorted_map(steps in steps(), kinds in any::<[u8; 8]>(), retain in 0u64..60) {
+        for kind in kinds {
+            run(&steps, kind, retain.saturating_sub(20));
         }
-        check(&engine.snapshot(), &model);
-        engine.settle().expect("settle");
-        check(&engine.snapshot(), &model);
-        for (snapshot, model) in &kept {
-            check(snapshot, model);
-        }
-        prop_assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
     }
 }
 
@@ -236,16 +286,12 @@ fn concurrent_sync_writes_share_syncs_and_all_survive() {
     }
 }
 
-/// Milliseconds since 1970, as the test wants them.
-static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_000_000);
-
 #[test]
 fn the_oldest_go_first() {
     let vfs = Memory::new();
-    let now = |ms: u64| NOW.store(ms, std::sync::atomic::Ordering::Relaxed);
+    let now = |ms: u64| NOW.set(ms);
     let fifo = |bytes_max, seconds: Option<u64>| Options {
         compaction: Compaction::Fifo { bytes_max, age_max: seconds.map(std::time::Duration::from_secs) },
-        clock: || NOW.load(std::sync::atomic::Ordering::Relaxed),
         ..options(&vfs, 0)
     };
     let fill = |engine: &Engine, day: u8| {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::compaction::picker::Job;
+use crate::blob::BlobMeta;
+use crate::compaction::picker::{self, Job};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::flush;
-use crate::key::{Op, Seq};
+use crate::key::{Entry, Op};
 use crate::merge::MergeCursor;
+use crate::output::{Fate, Output, Plan, Survivors};
 use crate::state::Shared;
-use crate::table::builder::{TableBuilder, TableMeta};
+use crate::table::builder::TableMeta;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
 use crate::version::{RunCursor, SLOTS, Version};
@@ -18,26 +19,33 @@ use crate::version::{RunCursor, SLOTS, Version};
 pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn() -> bool) -> Result<()> {
     let mut edit = Edit::default();
     edit.remove.extend(job.tables().map(|table| table.meta.number));
-    let outputs = match job.target {
-        None => Vec::new(),
+    let mut written = 0;
+    match job.target {
+        None => {}
         // The same file in another slot: nothing is read or written.
         Some(target) if job.is_move() => {
             edit.add.extend(job.tables().map(|table| (target as u8, table.meta.clone())));
-            Vec::new()
         }
         Some(target) => {
-            let Some(outputs) = merge(shared, version, job, target, stop)? else { return Ok(()) };
-            edit.add.extend(outputs.iter().map(|meta| (target as u8, meta.clone())));
-            outputs
+            let Some(output) = merge(shared, version, job, target, stop)? else { return Ok(()) };
+            let (tables, blobs) = output;
+            written = tables.iter().map(|t| t.len).chain(blobs.iter().map(|b| b.len)).sum();
+            edit.add.extend(tables.into_iter().map(|meta| (target as u8, meta)));
+            edit.add_blobs = blobs;
         }
     };
-    let read = if job.target.is_none() || job.is_move() { 0 } else { job.tables().map(|t| t.meta.len).sum() };
+    let read = if written == 0 { 0 } else { job.tables().map(|t| t.meta.len).sum() };
+    let outputs: Vec<_> = if job.is_move() {
+        Vec::new()
+    } else {
+        let tables = edit.add.iter().map(|(_, meta)| shared.table_path(meta.number));
+        tables.chain(edit.add_blobs.iter().map(|meta| shared.blob_path(meta.number))).collect()
+    };
     if shared.commit_compaction(edit, version)? {
-        let written = outputs.iter().map(|meta| meta.len).sum();
         shared.counters.compacted(job.reason, read, written);
     } else {
-        for meta in &outputs {
-            let _ = shared.options.vfs.remove(&shared.table_path(meta.number)); // or the next opening does
+        for path in &outputs {
+            let _ = shared.options.vfs.remove(path); // or the next opening does
         }
     }
     Ok(())
@@ -75,13 +83,15 @@ impl<'a> Cutter<'a> {
     }
 }
 
+type Written = (Vec<TableMeta>, Vec<BlobMeta>);
+
 fn merge(
     shared: &Shared,
     version: &Version,
     job: &Job,
     target: usize,
     stop: &dyn Fn() -> bool,
-) -> Result<Option<Vec<TableMeta>>> {
+) -> Result<Option<Written>> {
     let mut cursors: Vec<Box<dyn Cursor>> = Vec::new();
     for input in &job.inputs {
         if input.slot == 0 {
@@ -96,51 +106,44 @@ fn merge(
     let mut cutter = Cutter::new(version, target, shared.options.table_bytes);
     // What a table holds is as old as its newest part.
     let written_ms = job.tables().map(|table| table.meta.written_ms).max().unwrap_or(0);
-    let (mut outputs, mut builder) = (Vec::new(), None::<TableBuilder>);
+    let plan = Plan {
+        table: version.table_options(target, written_ms, &shared.options),
+        blobs: &version.blobs,
+        collect: picker::blobs_to_collect(version),
+    };
+    let mut output = Output::new(shared, plan);
+    let mut survivors = Survivors::new(version.floor, shared.options.now_ms(), &version.range_deletes);
     let (mut read, mut written, mut dropped) = (0u64, 0u64, 0u64);
-    let mut last: Option<Vec<u8>> = None;
+    let mut last: Vec<u8> = Vec::new();
     while let Some(entry) = merged.entry() {
         read += 1;
         if read % 4096 == 0 && stop() {
             return Ok(None);
         }
-        let newest = last.as_deref() != Some(entry.key);
-        let kept = newest
-            && !version.range_deletes.covers(entry.key, entry.seq, Seq::MAX)
-            && !(entry.op == Op::Delete && bottom.is_bottom(entry.key));
-        if newest {
-            let last = last.get_or_insert_default();
-            last.clear();
-            last.extend_from_slice(entry.key);
-        }
-        if kept {
-            let bytes = builder.as_ref().map_or(0, TableBuilder::size);
-            if cutter.cuts(entry.key, bytes)
-                && let Some(full) = builder.take()
-            {
-                outputs.push(full.finish()?);
-            }
-            let builder = match &mut builder {
-                Some(builder) => builder,
-                None => builder.insert(flush::create(
-                    shared,
-                    version.is_cold(target, &shared.options),
-                    written_ms,
-                )?),
-            };
-            builder.add(entry)?;
-            written += 1;
-        } else {
+        let fate = survivors.fate(&entry, &mut |key| bottom.is_bottom(key));
+        if fate == Fate::Drop {
             dropped += 1;
+        } else {
+            // All versions of a key stay in one table: of a run, a reader looks into one.
+            if written == 0 || last != entry.key {
+                if cutter.cuts(entry.key, output.table_bytes()) {
+                    output.cut()?;
+                }
+                last.clear();
+                last.extend_from_slice(entry.key);
+            }
+            match fate {
+                Fate::KeepAsDelete => output.add(Entry { op: Op::Delete, value: &[], ..entry })?,
+                _ => output.add(entry)?,
+            }
+            written += 1;
         }
         merged.next()?;
     }
-    if let Some(builder) = builder {
-        outputs.push(builder.finish()?);
-    }
+    let (tables, blobs) = output.finish()?;
     // What went in must have come out or been dropped on purpose, and inputs must hold what the manifest says.
     let stated: u64 = job.tables().map(|table| table.meta.entries).sum();
-    let counted: u64 = outputs.iter().map(|meta| meta.entries).sum();
+    let counted: u64 = tables.iter().map(|meta| meta.entries).sum();
     if stated != read || counted != written || written + dropped != read {
         return Err(Error::corrupt(
             job.inputs[0].tables[0].name(),
@@ -150,7 +153,7 @@ fn merge(
             ),
         ));
     }
-    Ok(Some(outputs))
+    Ok(Some((tables, blobs)))
 }
 
 /// Says whether anything older than a job's inputs may hold a key, asked with keys ascending.

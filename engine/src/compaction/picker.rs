@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::blob::BlobMeta;
 use crate::compaction::fifo::Fifo;
 use crate::compaction::lazy::LazyLeveled;
 use crate::compaction::leveled::Leveled;
@@ -42,12 +43,21 @@ pub(crate) enum Reason {
     RangeDelete,
     /// Too old, or too much, to be kept.
     Expired,
+    /// Points into a blob file that is mostly unused.
+    Blobs,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Reason; 6] =
-        [Reason::Count, Reason::Size, Reason::Space, Reason::Deletes, Reason::RangeDelete, Reason::Expired];
+    pub(crate) const ALL: [Reason; 7] = [
+        Reason::Count,
+        Reason::Size,
+        Reason::Space,
+        Reason::Deletes,
+        Reason::RangeDelete,
+        Reason::Expired,
+        Reason::Blobs,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -57,6 +67,7 @@ impl Reason {
             Reason::Deletes => "deletes",
             Reason::RangeDelete => "range-delete",
             Reason::Expired => "expired",
+            Reason::Blobs => "blobs",
         }
     }
 }
@@ -137,7 +148,7 @@ pub(crate) trait Picker: Send + Sync {
     /// The next job.
     fn pick(&self, version: &Version, now: u64) -> Option<Job> {
         let Some(cause) = self.trigger(version, now) else {
-            return if self.keeps_up() { upkeep(version) } else { None };
+            return if self.keeps_up() { upkeep(version, now) } else { None };
         };
         let target = self.layout(version, &cause);
         let mut inputs = Vec::new();
@@ -175,23 +186,31 @@ fn completed(version: &Version, mut job: Job) -> Job {
     job
 }
 
-/// What is worth doing when nothing has to be done: tables that a range delete covers in part, or that are mostly deletes,
-/// are rewritten together with what they reach in the next slot that holds anything.
-fn upkeep(version: &Version) -> Option<Job> {
+/// What is worth doing when nothing has to be done: tables that a range delete covers in part, or that are mostly deletes
+/// or expired, are rewritten together with what they reach in the next slot that holds anything; tables that point into a
+/// blob file that is mostly unused, alone. What readers below the floor could still see has to stay, so it is no reason.
+fn upkeep(version: &Version, now: u64) -> Option<Job> {
+    let is_old = |table: &&Arc<Table>| table.meta.max_seq() <= version.floor;
     let under_range = |table: &&Arc<Table>| {
-        version.range_deletes.list().iter().any(|range| RangeDeletes::touches(range, &table.meta))
+        let mut ranges = version.range_deletes.list().iter().filter(|range| range.seq <= version.floor);
+        ranges.any(|range| RangeDeletes::touches(range, &table.meta))
     };
-    let of_deletes = |table: &&Arc<Table>| table.meta.deletes * 2 >= table.meta.entries;
+    let of_deletes = |table: &&Arc<Table>| {
+        let expired = if table.meta.expiry_max <= now { table.meta.expiring } else { 0 };
+        (table.meta.deletes + expired) * 2 >= table.meta.entries && is_old(table)
+    };
+    let collect = blobs_to_collect(version);
+    let of_blobs = |table: &&Arc<Table>| table.meta.blobs.iter().any(|(file, _)| collect.contains(file));
     let find = |from: usize, wanted: &dyn Fn(&&Arc<Table>) -> bool| {
         let mut slots = version.slots.iter().enumerate().skip(from);
         slots.find_map(|(slot, tables)| tables.iter().find(wanted).map(|table| (slot, table.clone())))
     };
-    let (reason, (slot, table)) = match find(0, &under_range) {
-        Some(found) => (Reason::RangeDelete, found),
-        // Those of slot 0 go soon enough, and with company.
-        None => (Reason::Deletes, find(1, &of_deletes)?),
-    };
-    if slot == 0 {
+    // Those of slot 0 that are mostly deletes go soon enough, and with company.
+    let found = find(0, &under_range).map(|found| (Reason::RangeDelete, found));
+    let found = found.or_else(|| find(1, &of_deletes).map(|found| (Reason::Deletes, found)));
+    let found = found.or_else(|| find(0, &of_blobs).map(|found| (Reason::Blobs, found)));
+    let (reason, (slot, table)) = found?;
+    if slot == 0 && reason == Reason::RangeDelete {
         // Slot 0 overlaps itself: all of it goes to the first slot below that holds anything, or to the last.
         let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
         let inputs = vec![Input { slot, tables: version.slots[0].clone() }];
@@ -199,12 +218,25 @@ fn upkeep(version: &Version) -> Option<Job> {
     }
     let below = (slot + 1..SLOTS)
         .find(|&below| !version.overlapping(below, &table.meta.smallest, &table.meta.largest).is_empty());
-    // What a range delete covers goes in place; so do deletes under which there is nothing any more.
-    let target = if reason == Reason::RangeDelete { slot } else { below.unwrap_or(slot) };
+    // Deletes go down to what they delete; if there is nothing, they go, and so does in place what a range delete covers.
+    let target = if reason == Reason::Deletes { below.unwrap_or(slot) } else { slot };
     Some(completed(
         version,
         Job { reason, inputs: vec![Input { slot, tables: vec![table] }], target: Some(target) },
     ))
+}
+
+/// Percent of a blob file that may be unused before its values are written anew.
+const BLOB_GARBAGE_PERCENT: u64 = 50;
+
+/// Blob files of which too much is unused.
+pub(crate) fn blobs_to_collect(version: &Version) -> Vec<u64> {
+    let used = version.blob_bytes_used();
+    let is_garbage = |meta: &BlobMeta| {
+        let unused = meta.len.saturating_sub(used.get(&meta.number).copied().unwrap_or(0));
+        unused * 100 > meta.len * BLOB_GARBAGE_PERCENT
+    };
+    version.blobs.values().map(|blob| blob.meta).filter(is_garbage).map(|meta| meta.number).collect()
 }
 
 /// The strategy that the options ask for.

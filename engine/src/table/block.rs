@@ -11,7 +11,7 @@
 //!
 //! All keys start with the common prefix, which is stored once; `shared` counts bytes after it. Every 16th entry shares
 //! nothing (a restart), and its head is the first four bytes after the common prefix, big-endian: a search compares the
-//! prefix once, then integers.
+//! prefix once, then integers. Entries of one key follow one another, the newest first.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -52,9 +52,9 @@ struct Pending {
 }
 
 impl BlockBuilder {
-    /// Adds an entry; keys ascend strictly.
+    /// Adds an entry; keys ascend, and of one key the seqs descend.
     pub(crate) fn add(&mut self, entry: Entry<'_>) {
-        debug_assert!(self.entries.is_empty() || self.last_key() < entry.key, "keys must ascend");
+        debug_assert!(self.entries.is_empty() || self.last_key() <= entry.key, "keys must ascend");
         let start = self.keys.len();
         self.keys.extend_from_slice(entry.key);
         self.values.extend_from_slice(entry.value);
@@ -163,6 +163,11 @@ impl Block {
         sound.then_some(block)
     }
 
+    /// How many entries it holds.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries
+    }
+
     /// Bytes it takes in memory.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len() + size_of::<Block>()
@@ -214,6 +219,11 @@ impl BlockCursor {
 
     pub(crate) fn block(&self) -> &Arc<Block> {
         &self.block
+    }
+
+    /// The number of the entry it stands on.
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     /// Where the value lies in the block.
@@ -339,7 +349,8 @@ impl BlockCursor {
             let less = match middle_head.cmp(&target) {
                 Ordering::Less => true,
                 Ordering::Greater => false,
-                Ordering::Equal => block.restart_key(middle).ok_or(BadBlock)? <= rest,
+                // Not `<=`: newer versions of the key may stand before a restart.
+                Ordering::Equal => block.restart_key(middle).ok_or(BadBlock)? < rest,
             };
             if less {
                 low = middle + 1;

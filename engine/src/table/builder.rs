@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::coding::{Decoder, put_slice, put_varint};
+use crate::coding::{Decoder, put_slice, put_varint, u32_at};
 use crate::error::{Error, Result};
 use crate::key::{Entry, Op, Seq};
 use crate::log::sync_failed;
 use crate::table::block::BlockBuilder;
-use crate::table::filter;
+use crate::table::filter::{self, FilterKind};
 use crate::table::footer::{BlockKind, Codec, Footer, Handle, seal};
 use crate::vfs::{File, Mode, Vfs};
 
@@ -17,36 +17,91 @@ use crate::vfs::{File, Mode, Vfs};
 pub(crate) struct TableMeta {
     /// The file's number.
     pub number: u64,
-    /// Random; ties the blocks to this file.
-    pub uid: u64,
+    /// Added to the seq of every entry: a table that was built elsewhere gets its place in time when it is taken in.
+    pub seq_base: Seq,
     /// Bytes of the file.
     pub len: u64,
+    /// What the file itself says.
+    pub stated: Properties,
+}
+
+/// What a table says about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Properties {
+    /// Random; ties the blocks to this file.
+    pub uid: u64,
     /// Entries, deletes among them.
     pub entries: u64,
     /// Deletes.
     pub deletes: u64,
+    /// Entries that expire.
+    pub expiring: u64,
+    /// When the last of them expires, in milliseconds since 1970.
+    pub expiry_max: u64,
     /// Bytes of keys and values as written, before prefixes and compression.
     pub raw_bytes: u64,
+    /// Smallest seq, without the base.
+    pub min_seq: Seq,
+    /// Largest seq, without the base.
+    pub max_seq: Seq,
+    /// When the newest entry was flushed, in milliseconds since 1970.
+    pub written_ms: u64,
     /// Smallest key.
     pub smallest: Vec<u8>,
     /// Largest key.
     pub largest: Vec<u8>,
-    /// Smallest seq.
-    pub min_seq: Seq,
-    /// Largest seq.
-    pub max_seq: Seq,
-    /// When the newest entry was flushed, in milliseconds since 1970.
-    pub written_ms: u64,
+    /// Blob files that its entries point into: number, and bytes of what they point to; ascending.
+    pub blobs: Vec<(u64, u64)>,
+}
+
+impl std::ops::Deref for TableMeta {
+    type Target = Properties;
+
+    fn deref(&self) -> &Properties {
+        &self.stated
+    }
 }
 
 impl TableMeta {
+    /// The oldest that its entries may be.
+    pub(crate) fn min_seq(&self) -> Seq {
+        self.seq_base + self.stated.min_seq
+    }
+
+    /// The newest that its entries may be.
+    pub(crate) fn max_seq(&self) -> Seq {
+        self.seq_base + self.stated.max_seq
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.number);
+        put_varint(out, self.seq_base);
+        put_varint(out, self.len);
+        self.stated.encode(out);
+    }
+
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Option<TableMeta> {
+        let meta = TableMeta {
+            number: decoder.varint()?,
+            seq_base: decoder.varint()?,
+            len: decoder.varint()?,
+            stated: Properties::decode(decoder)?,
+        };
+        meta.seq_base.checked_add(meta.stated.max_seq)?;
+        Some(meta)
+    }
+}
+
+impl Properties {
+    /// `uid ‖ entries ‖ deletes ‖ expiring ‖ expiry_max ‖ raw_bytes ‖ min_seq ‖ max_seq ‖ written_ms` as varints, then the
+    /// slices `smallest ‖ largest`, then the number of blob files and for each its number and bytes, as varints.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         for value in [
-            self.number,
             self.uid,
-            self.len,
             self.entries,
             self.deletes,
+            self.expiring,
+            self.expiry_max,
             self.raw_bytes,
             self.min_seq,
             self.max_seq,
@@ -56,22 +111,32 @@ impl TableMeta {
         }
         put_slice(out, &self.smallest);
         put_slice(out, &self.largest);
+        put_varint(out, self.blobs.len() as u64);
+        for (file, bytes) in &self.blobs {
+            put_varint(out, *file);
+            put_varint(out, *bytes);
+        }
     }
 
-    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Option<TableMeta> {
-        Some(TableMeta {
-            number: decoder.varint()?,
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Option<Properties> {
+        let mut properties = Properties {
             uid: decoder.varint()?,
-            len: decoder.varint()?,
             entries: decoder.varint()?,
             deletes: decoder.varint()?,
+            expiring: decoder.varint()?,
+            expiry_max: decoder.varint()?,
             raw_bytes: decoder.varint()?,
             min_seq: decoder.varint()?,
             max_seq: decoder.varint()?,
             written_ms: decoder.varint()?,
             smallest: decoder.slice()?.to_vec(),
             largest: decoder.slice()?.to_vec(),
-        })
+            blobs: Vec::new(),
+        };
+        for _ in 0..decoder.varint()? {
+            properties.blobs.push((decoder.varint()?, decoder.varint()?));
+        }
+        Some(properties)
     }
 }
 
@@ -79,24 +144,32 @@ impl TableMeta {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TableOptions {
     pub block_bytes: usize,
-    pub filter_bits: usize,
+    pub filter: FilterKind,
     pub codec: Codec,
     pub written_ms: u64,
 }
 
 /// Unwritten bytes at which the builder writes them out: one large write instead of many small ones.
 const WRITE_BYTES: usize = 1 << 20;
+/// Bytes of index or filter at which a partition ends: small enough to be read for one key, large enough that the top index
+/// has few entries.
+const PARTITION_INDEX_BYTES: usize = 4 << 10;
+const PARTITION_FILTER_BYTES: usize = 8 << 10;
 
 /// Writes one table.
 pub(crate) struct TableBuilder {
     file: Arc<dyn File>,
     path: std::path::PathBuf,
+    number: u64,
     options: TableOptions,
-    meta: TableMeta,
+    stated: Properties,
     block: BlockBuilder,
+    /// The index of the partition that is being written.
     index: BlockBuilder,
+    top: BlockBuilder,
     /// The last key of a finished block and its handle, until the next key tells how short the separator may be.
     pending: Option<(Vec<u8>, Handle)>,
+    /// Of the keys of the partition that is being written.
     hashes: Vec<u64>,
     buffer: Vec<u8>,
     written: u64,
@@ -112,26 +185,17 @@ impl TableBuilder {
         options: TableOptions,
     ) -> Result<TableBuilder> {
         let file = vfs.open(path, Mode::Create).map_err(|e| Error::io("create", path, e))?;
-        let meta = TableMeta {
-            number,
-            uid,
-            len: 0,
-            entries: 0,
-            deletes: 0,
-            raw_bytes: 0,
-            smallest: Vec::new(),
-            largest: Vec::new(),
-            min_seq: Seq::MAX,
-            max_seq: 0,
-            written_ms: options.written_ms,
-        };
+        let stated =
+            Properties { uid, min_seq: Seq::MAX, written_ms: options.written_ms, ..Properties::default() };
         Ok(TableBuilder {
             file,
             path: path.to_path_buf(),
+            number,
             options,
-            meta,
+            stated,
             block: BlockBuilder::default(),
             index: BlockBuilder::default(),
+            top: BlockBuilder::default(),
             pending: None,
             hashes: Vec::new(),
             buffer: Vec::with_capacity(WRITE_BYTES + (64 << 10)),
@@ -139,25 +203,39 @@ impl TableBuilder {
         })
     }
 
-    /// Adds an entry; keys ascend strictly.
+    /// Adds an entry; keys ascend, and of one key the seqs descend.
     pub(crate) fn add(&mut self, entry: Entry<'_>) -> Result<()> {
-        if self.meta.entries == 0 {
-            self.meta.smallest = entry.key.to_vec();
-        }
         if let Some((last, handle)) = self.pending.take() {
-            self.add_to_index(&separator(&last, entry.key), handle);
+            self.add_to_index(&separator(&last, entry.key), handle)?;
         }
-        self.meta.entries += 1;
-        self.meta.deletes += u64::from(entry.op == Op::Delete);
-        self.meta.raw_bytes += (entry.key.len() + entry.value.len()) as u64;
-        self.meta.min_seq = self.meta.min_seq.min(entry.seq);
-        self.meta.max_seq = self.meta.max_seq.max(entry.seq);
+        let stated = &mut self.stated;
+        if stated.entries == 0 {
+            stated.smallest = entry.key.to_vec();
+        }
+        stated.entries += 1;
+        stated.deletes += u64::from(entry.op == Op::Delete);
+        if let Some(expiry) = entry.expiry() {
+            stated.expiring += 1;
+            stated.expiry_max = stated.expiry_max.max(expiry);
+        }
+        stated.raw_bytes += (entry.key.len() + entry.value.len()) as u64;
+        stated.min_seq = stated.min_seq.min(entry.seq);
+        stated.max_seq = stated.max_seq.max(entry.seq);
         self.hashes.push(filter::hash(entry.key));
         self.block.add(entry);
         if self.block.size() >= self.options.block_bytes {
             self.finish_block()?;
         }
         Ok(())
+    }
+
+    /// Notes that an entry points to `bytes` bytes of a blob file.
+    pub(crate) fn points_into(&mut self, file: u64, bytes: u64) {
+        let blobs = &mut self.stated.blobs;
+        match blobs.binary_search_by_key(&file, |(file, _)| *file) {
+            Ok(at) => blobs[at].1 += bytes,
+            Err(at) => blobs.insert(at, (file, bytes)),
+        }
     }
 
     /// Bytes so far.
@@ -167,8 +245,8 @@ impl TableBuilder {
 
     /// Writes the rest, syncs, and says what the manifest should know. At least one entry was added.
     pub(crate) fn finish(mut self) -> Result<TableMeta> {
-        assert!(self.meta.entries > 0, "an empty table is never written");
-        self.meta.largest = if self.block.is_empty() {
+        assert!(self.stated.entries > 0, "an empty table is never written");
+        self.stated.largest = if self.block.is_empty() {
             self.pending.as_ref().expect("a block").0.clone()
         } else {
             self.block.last_key().to_vec()
@@ -177,21 +255,19 @@ impl TableBuilder {
             self.finish_block()?;
         }
         if let Some((last, handle)) = self.pending.take() {
-            self.add_to_index(&last, handle);
+            self.add_to_index(&last, handle)?;
         }
-        let filter = filter::build(&self.hashes, self.options.filter_bits);
-        let filter = self.put_block(&filter, BlockKind::Filter, Codec::Raw)?;
-        let index = self.index.finish();
-        let index = self.put_block(&index, BlockKind::Index, Codec::Lz4)?;
+        self.finish_partition()?;
+        let top = self.top.finish();
+        let index = self.put_block(&top, BlockKind::Index, Codec::Raw)?;
         let mut properties = Vec::new();
-        self.meta.encode(&mut properties);
+        self.stated.encode(&mut properties);
         let properties = self.put_block(&properties, BlockKind::Properties, Codec::Raw)?;
-        let footer = Footer { uid: self.meta.uid, index, filter, properties };
+        let footer = Footer { uid: self.stated.uid, index, properties };
         self.buffer.extend_from_slice(&footer.encode());
         self.write_out()?;
         self.file.sync().map_err(|e| sync_failed(&self.path, &e.0))?;
-        self.meta.len = self.written;
-        Ok(self.meta)
+        Ok(TableMeta { number: self.number, seq_base: 0, len: self.written, stated: self.stated })
     }
 
     fn finish_block(&mut self) -> Result<()> {
@@ -202,16 +278,38 @@ impl TableBuilder {
         Ok(())
     }
 
-    fn add_to_index(&mut self, separator: &[u8], handle: Handle) {
+    /// Adds a finished block to the index, and ends the partition when it is large enough.
+    fn add_to_index(&mut self, separator: &[u8], handle: Handle) -> Result<()> {
         let mut value = Vec::with_capacity(12);
-        put_varint(&mut value, handle.offset);
-        put_varint(&mut value, handle.len as u64);
+        handle.encode(&mut value);
         self.index.add(Entry { key: separator, seq: 0, op: Op::Put, value: &value });
+        let filter_bytes = self.hashes.len() * self.options.filter.bits() / 8;
+        if self.index.size() >= PARTITION_INDEX_BYTES || filter_bytes >= PARTITION_FILTER_BYTES {
+            self.finish_partition()?;
+        }
+        Ok(())
+    }
+
+    fn finish_partition(&mut self) -> Result<()> {
+        if self.index.is_empty() {
+            return Ok(());
+        }
+        let separator = self.index.last_key().to_vec();
+        let mut partition = filter::build(&mut self.hashes, self.options.filter);
+        self.hashes.clear();
+        let filter_len = partition.len() as u32;
+        partition.extend_from_slice(&self.index.finish());
+        partition.extend_from_slice(&filter_len.to_le_bytes());
+        let handle = self.put_block(&partition, BlockKind::Partition, Codec::Raw)?;
+        let mut value = Vec::with_capacity(12);
+        handle.encode(&mut value);
+        self.top.add(Entry { key: &separator, seq: 0, op: Op::Put, value: &value });
+        Ok(())
     }
 
     fn put_block(&mut self, raw: &[u8], kind: BlockKind, codec: Codec) -> Result<Handle> {
         let offset = self.written + self.buffer.len() as u64;
-        let bytes = seal(raw, kind, codec, self.meta.uid, offset);
+        let bytes = seal(raw, kind, codec, self.stated.uid, offset);
         self.buffer.extend_from_slice(&bytes);
         if self.buffer.len() >= WRITE_BYTES {
             self.write_out()?;
@@ -225,6 +323,12 @@ impl TableBuilder {
         self.buffer.clear();
         Ok(())
     }
+}
+
+/// Filter and index of a partition.
+pub(crate) fn split_partition(raw: &[u8]) -> Option<(&[u8], &[u8])> {
+    let tail = raw.len().checked_sub(4)?;
+    raw[..tail].split_at_checked(u32_at(raw, tail) as usize)
 }
 
 /// A short key that is at least `last` and less than `next`.

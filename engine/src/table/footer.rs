@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::coding::{u32_at, u64_at};
+use crate::coding::{Decoder, put_varint, u32_at, u64_at};
 
 /// Size of the footer.
 pub(crate) const FOOTER_BYTES: usize = 64;
@@ -18,9 +18,10 @@ const RAW_BYTES_MAX: usize = 160 << 20;
 #[repr(u8)]
 pub(crate) enum BlockKind {
     Data = 1,
-    Filter = 2,
+    Partition = 2,
     Index = 3,
     Properties = 4,
+    Blob = 5,
 }
 
 /// How a block is packed.
@@ -38,6 +39,24 @@ pub(crate) struct Handle {
     pub offset: u64,
     /// With the trailer.
     pub len: usize,
+}
+
+impl Handle {
+    /// The value of an index entry: `varint offset ‖ varint length`.
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        put_varint(out, self.offset);
+        put_varint(out, self.len as u64);
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Handle> {
+        let mut decoder = Decoder::new(bytes);
+        Some(Handle { offset: decoder.varint()?, len: decoder.length()? })
+    }
+
+    /// Where the block ends, if that is at most `limit`.
+    pub(crate) fn end(self, limit: u64) -> Option<u64> {
+        self.offset.checked_add(self.len as u64).filter(|&end| end <= limit)
+    }
 }
 
 fn context(uid: u64, offset: u64) -> u32 {
@@ -113,7 +132,6 @@ pub(crate) fn codec_name(bytes: &[u8]) -> &'static str {
 pub(crate) struct Footer {
     pub uid: u64,
     pub index: Handle,
-    pub filter: Handle,
     pub properties: Handle,
 }
 
@@ -123,10 +141,8 @@ impl Footer {
         bytes[0..8].copy_from_slice(&self.uid.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.index.offset.to_le_bytes());
         bytes[16..20].copy_from_slice(&(self.index.len as u32).to_le_bytes());
-        bytes[20..24].copy_from_slice(&(self.filter.len as u32).to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.filter.offset.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.properties.offset.to_le_bytes());
-        bytes[40..44].copy_from_slice(&(self.properties.len as u32).to_le_bytes());
+        bytes[20..24].copy_from_slice(&(self.properties.len as u32).to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.properties.offset.to_le_bytes());
         bytes[44..48].copy_from_slice(&FORMAT.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..52]);
         bytes[52..56].copy_from_slice(&crc.to_le_bytes());
@@ -147,13 +163,10 @@ impl Footer {
         }
         let handle = |offset: usize, len: usize| {
             let handle = Handle { offset: u64_at(bytes, offset), len: u32_at(bytes, len) as usize };
-            let end = handle.offset.checked_add(handle.len as u64);
-            end.filter(|&end| end <= file_len - FOOTER_BYTES as u64).map(|_| handle)
+            handle.end(file_len - FOOTER_BYTES as u64).map(|_| handle)
         };
-        match (handle(8, 16), handle(24, 20), handle(32, 40)) {
-            (Some(index), Some(filter), Some(properties)) => {
-                Ok(Footer { uid: u64_at(bytes, 0), index, filter, properties })
-            }
+        match (handle(8, 16), handle(24, 20)) {
+            (Some(index), Some(properties)) => Ok(Footer { uid: u64_at(bytes, 0), index, properties }),
             _ => Err("a block lies outside the file"),
         }
     }

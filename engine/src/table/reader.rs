@@ -1,8 +1,8 @@
 //! Table file in, entries out.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -10,10 +10,11 @@ use crate::coding::Decoder;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::key::{Entry, Op, Seq};
-use crate::slice::Slice;
+use crate::slice::Found;
+use crate::table::ahead::Ahead;
 use crate::table::block::{BadBlock, Block, BlockCursor};
-use crate::table::builder::TableMeta;
-use crate::table::cache::BlockCache;
+use crate::table::builder::{Properties, TableMeta, split_partition};
+use crate::table::cache::{BlockCache, Cached, Partition};
 use crate::table::filter::Filter;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
 use crate::vfs::{File, Mode, Vfs};
@@ -21,8 +22,20 @@ use crate::vfs::{File, Mode, Vfs};
 /// The parts of a table that are read once and kept.
 struct Opened {
     file: Arc<dyn File>,
-    filter: Filter,
-    index: Arc<Block>,
+    top: Arc<Block>,
+    /// Where blocks end and the top index begins.
+    blocks_end: u64,
+    /// Partitions that this table holds itself, in the order of the top index; empty unless it is pinned.
+    pinned: Vec<OnceLock<Arc<Partition>>>,
+}
+
+/// How far a read may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To the disk, if need be.
+    Disk,
+    /// To memory alone; more is [`Error::NotInMemory`].
+    Memory,
 }
 
 /// A live table. Its file is opened at first use, and removed with the last reader once the table is obsolete.
@@ -31,18 +44,25 @@ pub(crate) struct Table {
     path: PathBuf,
     vfs: Arc<dyn Vfs>,
     cache: Arc<BlockCache>,
-    opened: Mutex<Option<Arc<Opened>>>,
-    ready: arc_swap::ArcSwapOption<Opened>,
+    opening: Mutex<()>,
+    opened: OnceLock<Opened>,
+    /// Whether its partitions are kept, once read, as long as it lives.
+    pin: AtomicBool,
     obsolete: AtomicBool,
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
+        self.cache.pin(-(self.pinned_bytes() as i64));
         if self.obsolete.load(Ordering::Acquire) {
             // Nobody reads it any more and the manifest does not name it; should this fail, the next opening removes it.
             let _ = self.vfs.remove(&self.path);
         }
     }
+}
+
+fn bytes_of(partition: &Arc<Partition>) -> usize {
+    Cached::Partition(partition.clone()).size()
 }
 
 impl Table {
@@ -52,8 +72,9 @@ impl Table {
             path,
             vfs,
             cache,
-            opened: Mutex::new(None),
-            ready: arc_swap::ArcSwapOption::empty(),
+            opening: Mutex::new(()),
+            opened: OnceLock::new(),
+            pin: AtomicBool::new(false),
             obsolete: AtomicBool::new(false),
         }
     }
@@ -61,6 +82,11 @@ impl Table {
     /// Has the file removed when the last reader lets go.
     pub(crate) fn make_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// Keeps partitions that are read from now on. Only before the table is opened: afterwards there is no place for them.
+    pub(crate) fn pin(&self) {
+        self.pin.store(true, Ordering::Relaxed);
     }
 
     /// Whether a key range touches this table.
@@ -76,18 +102,19 @@ impl Table {
         Error::corrupt(self.name(), offset, reason)
     }
 
-    fn opened(&self) -> Result<arc_swap::Guard<Option<Arc<Opened>>>> {
-        let ready = self.ready.load();
-        if ready.is_some() {
-            return Ok(ready);
+    fn opened(&self, reach: Reach) -> Result<&Opened> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
         }
-        let mut opened = self.opened.lock();
-        if opened.is_none() {
-            let fresh = Arc::new(self.open()?);
-            *opened = Some(fresh.clone());
-            self.ready.store(Some(fresh));
+        if reach == Reach::Memory {
+            return Err(Error::NotInMemory);
         }
-        Ok(self.ready.load())
+        let _one_at_a_time = self.opening.lock();
+        if self.opened.get().is_none() {
+            let opened = self.open()?;
+            let _ = self.opened.set(opened); // nobody else can have set it
+        }
+        Ok(self.opened.get().expect("just set"))
     }
 
     fn open(&self) -> Result<Opened> {
@@ -108,106 +135,207 @@ impl Table {
         if footer.uid != self.meta.uid {
             return Err(self.corrupt(at, "the file is another table than the manifest names"));
         }
-        let filter = self.read_raw(&*file, footer.filter, BlockKind::Filter)?;
-        let filter =
-            Filter::new(filter).ok_or_else(|| self.corrupt(footer.filter.offset, "malformed filter"))?;
-        let index = self.read_raw(&*file, footer.index, BlockKind::Index)?;
-        let index = Block::new(index).ok_or_else(|| self.corrupt(footer.index.offset, "malformed index"))?;
+        let top = self.read_raw(&*file, footer.index, BlockKind::Index)?;
+        let top = Block::new(top).ok_or_else(|| self.corrupt(footer.index.offset, "malformed top index"))?;
         let properties = self.read_raw(&*file, footer.properties, BlockKind::Properties)?;
-        let mut stated = TableMeta::decode(&mut Decoder::new(&properties))
+        let stated = Properties::decode(&mut Decoder::new(&properties))
             .ok_or_else(|| self.corrupt(footer.properties.offset, "malformed properties"))?;
-        stated.len = self.meta.len;
-        if stated != self.meta {
+        if stated != self.meta.stated {
             return Err(
                 self.corrupt(footer.properties.offset, "the properties are not those of the manifest")
             );
         }
-        Ok(Opened { file, filter, index: Arc::new(index) })
+        let partitions = if self.pin.load(Ordering::Relaxed) { top.entries() } else { 0 };
+        let pinned = (0..partitions).map(|_| OnceLock::new()).collect();
+        Ok(Opened { file, top: Arc::new(top), blocks_end: footer.index.offset, pinned })
+    }
+
+    fn unpack(&self, bytes: &[u8], handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
+        footer::open(bytes, kind, self.meta.uid, handle.offset)
+            .map_err(|reason| self.corrupt(handle.offset, reason))
     }
 
     fn read_raw(&self, file: &dyn File, handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
         let mut bytes = vec![0; handle.len];
         file.read_at(&mut bytes, handle.offset).map_err(|e| Error::io("read", &self.path, e))?;
-        footer::open(&bytes, kind, self.meta.uid, handle.offset)
-            .map_err(|reason| self.corrupt(handle.offset, reason))
+        self.unpack(&bytes, handle, kind)
     }
 
-    fn block(&self, opened: &Opened, handle: Handle, keep: bool) -> Result<Arc<Block>> {
-        if let Some(block) = self.cache.get(self.meta.number, handle.offset) {
-            return Ok(block);
-        }
-        let end = handle.offset.checked_add(handle.len as u64);
-        if end.is_none_or(|end| end > self.meta.len) {
-            return Err(self.corrupt(handle.offset, "the index points outside the file"));
-        }
-        let raw = self.read_raw(&*opened.file, handle, BlockKind::Data)?;
-        let block = Block::new(raw).ok_or_else(|| self.corrupt(handle.offset, "malformed block"))?;
-        let block = Arc::new(block);
-        if keep {
-            self.cache.insert(self.meta.number, handle.offset, block.clone());
-        }
-        Ok(block)
-    }
-
-    fn handle(&self, index: &BlockCursor) -> Result<Option<Handle>> {
+    /// Where an index cursor points to.
+    fn handle(&self, opened: &Opened, index: &BlockCursor, at: u64) -> Result<Option<Handle>> {
         let Some(entry) = index.entry() else { return Ok(None) };
-        let mut decoder = Decoder::new(entry.value);
-        match (decoder.varint(), decoder.length()) {
-            (Some(offset), Some(len)) => Ok(Some(Handle { offset, len })),
-            _ => Err(self.corrupt(0, "malformed index entry")),
+        let handle = Handle::decode(entry.value).ok_or_else(|| self.corrupt(at, "malformed index entry"))?;
+        match handle.end(opened.blocks_end) {
+            Some(_) => Ok(Some(handle)),
+            None => Err(self.corrupt(at, "the index points outside the file")),
         }
     }
 
-    /// The version of `key`, if its seq is at most `at`. `hash` is the filter hash of the key.
-    pub(crate) fn get(&self, key: &[u8], hash: u64, at: Seq) -> Result<Option<(Seq, Option<Slice>)>> {
-        if self.meta.min_seq > at || key < self.meta.smallest.as_slice() || key > self.meta.largest.as_slice()
+    fn load_block(&self, raw: Vec<u8>, handle: Handle) -> Result<Arc<Block>> {
+        Block::new(raw).map(Arc::new).ok_or_else(|| self.corrupt(handle.offset, "malformed block"))
+    }
+
+    fn load_partition(&self, raw: &[u8], handle: Handle) -> Result<Arc<Partition>> {
+        let parts = || {
+            let (filter, index) = split_partition(raw)?;
+            Some(Partition { filter: Filter::new(filter)?, index: Arc::new(Block::new(index.to_vec())?) })
+        };
+        parts().map(Arc::new).ok_or_else(|| self.corrupt(handle.offset, "malformed partition"))
+    }
+
+    /// The partition that the cursor over the top index stands on, and where it lies.
+    fn partition(
+        &self,
+        opened: &Opened,
+        top: &BlockCursor,
+        reach: Reach,
+        keep: bool,
+    ) -> Result<Option<(Arc<Partition>, u64)>> {
+        let Some(handle) = self.handle(opened, top, opened.blocks_end)? else { return Ok(None) };
+        let pinned =
+            opened.pinned.get(top.index()).filter(|slot| slot.get().is_some() || self.cache.may_pin());
+        if let Some(partition) = pinned.and_then(OnceLock::get) {
+            return Ok(Some((partition.clone(), handle.offset)));
+        }
+        let load = || {
+            let raw = self.read_raw(&*opened.file, handle, BlockKind::Partition)?;
+            self.load_partition(&raw, handle)
+        };
+        let partition = match pinned {
+            Some(_) if reach == Reach::Memory => return Err(Error::NotInMemory),
+            Some(pinned) => {
+                let loaded = load()?;
+                if pinned.set(loaded.clone()).is_ok() {
+                    self.cache.pin(bytes_of(&loaded) as i64);
+                }
+                loaded
+            }
+            None => {
+                let cached = self.cached(handle, reach, keep, || load().map(Cached::Partition))?;
+                let Cached::Partition(partition) = cached else {
+                    return Err(self.corrupt(handle.offset, "a block where a partition should be"));
+                };
+                partition
+            }
+        };
+        Ok(Some((partition, handle.offset)))
+    }
+
+    fn cached(
+        &self,
+        handle: Handle,
+        reach: Reach,
+        keep: bool,
+        load: impl FnOnce() -> Result<Cached>,
+    ) -> Result<Cached> {
+        if keep && reach == Reach::Disk {
+            return self.cache.get_or_load(self.meta.number, handle.offset, load);
+        }
+        match self.cache.peek(self.meta.number, handle.offset) {
+            Some(found) => Ok(found),
+            None if reach == Reach::Memory => Err(Error::NotInMemory),
+            None => load(),
+        }
+    }
+
+    fn data(
+        &self,
+        handle: Handle,
+        reach: Reach,
+        keep: bool,
+        read: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Arc<Block>> {
+        let load = || Ok(Cached::Data(self.load_block(read()?, handle)?));
+        match self.cached(handle, reach, keep, load)? {
+            Cached::Data(block) => Ok(block),
+            Cached::Partition(_) => Err(self.corrupt(handle.offset, "a partition where a block should be")),
+        }
+    }
+
+    /// The newest version of `key` with a seq of at most `at`. `hash` is the filter hash of the key.
+    pub(crate) fn get(&self, key: &[u8], hash: u64, at: Seq, reach: Reach) -> Result<Option<Found>> {
+        if self.meta.min_seq() > at
+            || key < self.meta.smallest.as_slice()
+            || key > self.meta.largest.as_slice()
         {
             return Ok(None);
         }
-        let opened = self.opened()?;
-        let opened = opened.as_ref().expect("just opened");
-        if !opened.filter.may_contain(hash) {
+        let opened = self.opened(reach)?;
+        let mut top = BlockCursor::new(opened.top.clone());
+        top.seek(key).map_err(|_| self.corrupt(opened.blocks_end, "malformed top index"))?;
+        let Some((partition, offset)) = self.partition(opened, &top, reach, true)? else { return Ok(None) };
+        if !partition.filter.may_contain(hash) {
+            self.cache.filter_stopped.add(1);
             return Ok(None);
         }
-        let bad = |_: BadBlock| self.corrupt(0, "malformed index");
-        let mut index = BlockCursor::new(opened.index.clone());
-        index.seek(key).map_err(bad)?;
-        let Some(handle) = self.handle(&index)? else { return Ok(None) };
-        let mut cursor = BlockCursor::new(self.block(opened, handle, true)?);
+        let mut index = BlockCursor::new(partition.index.clone());
+        index.seek(key).map_err(|_| self.corrupt(offset, "malformed index"))?;
+        let Some(handle) = self.handle(opened, &index, offset)? else { return Ok(None) };
+        let read = || self.read_raw(&*opened.file, handle, BlockKind::Data);
+        let mut cursor = BlockCursor::new(self.data(handle, reach, true, read)?);
         cursor.seek(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))?;
-        let Some(entry) = cursor.entry().filter(|entry| entry.key == key && entry.seq <= at) else {
-            return Ok(None);
-        };
-        let value =
-            (entry.op == Op::Put).then(|| Slice::in_block(cursor.block().clone(), cursor.value_range()));
-        Ok(Some((entry.seq, value)))
+        match cursor.entry() {
+            Some(entry) if entry.key == key => {
+                let seq = self.meta.seq_base + entry.seq;
+                if seq > at {
+                    return self.get_older(key, at);
+                }
+                Ok(Some(Found::in_block(seq, entry.op, cursor.block(), cursor.value_range())))
+            }
+            _ => {
+                self.cache.filter_false.add(1);
+                Ok(None)
+            }
+        }
+    }
+
+    /// As `get`, when the newest version is too new.
+    fn get_older(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        let mut cursor = TableCursor::new(self, true);
+        cursor.seek(key)?;
+        while let Some(entry) = cursor.entry().filter(|entry| entry.key == key) {
+            if entry.seq <= at {
+                return Ok(Some(Found::owned(entry.seq, entry.op, entry.value.to_vec())));
+            }
+            cursor.next()?;
+        }
+        Ok(None)
     }
 
     /// Walks the table. `keep` says whether blocks read on the way go into the cache.
-    pub(crate) fn cursor(self: &Arc<Table>, keep: bool) -> TableCursor {
-        TableCursor { table: self.clone(), index: None, data: None, data_offset: 0, keep }
+    pub(crate) fn cursor(self: &Arc<Table>, keep: bool) -> TableCursor<Arc<Table>> {
+        TableCursor::new(self.clone(), keep)
     }
 
-    /// Bytes of filter and index held in memory.
+    /// Bytes of partitions that this table holds itself.
     pub(crate) fn pinned_bytes(&self) -> usize {
-        self.ready.load().as_ref().map_or(0, |opened| opened.filter.size() + opened.index.size())
+        self.opened
+            .get()
+            .map_or(0, |opened| opened.pinned.iter().filter_map(OnceLock::get).map(bytes_of).sum())
     }
 
-    /// Reads every block and checks it: order, bounds and counts against the manifest.
-    pub(crate) fn verify(self: &Arc<Table>) -> Result<()> {
-        let mut cursor = self.cursor(false);
+    /// Reads every block and checks it: order, bounds and counts against the manifest. `each` checks an entry's value.
+    pub(crate) fn verify(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
+        let mut cursor = TableCursor::new(self, false);
         cursor.seek_first()?;
-        let (mut entries, mut deletes, mut previous) = (0, 0, None::<Vec<u8>>);
+        let (mut entries, mut deletes, mut previous) = (0, 0, None::<(Vec<u8>, Seq)>);
         while let Some(entry) = cursor.entry() {
-            if previous.as_deref().is_some_and(|previous| previous >= entry.key) {
+            let after = |(key, seq): &(Vec<u8>, Seq)| {
+                crate::key::compare(key, *seq, entry.key, entry.seq) == std::cmp::Ordering::Less
+            };
+            if !previous.as_ref().is_none_or(after) {
                 return Err(self.corrupt(cursor.data_offset, "keys do not ascend"));
             }
             if entry.key < self.meta.smallest.as_slice() || entry.key > self.meta.largest.as_slice() {
                 return Err(self.corrupt(cursor.data_offset, "a key lies outside the table's bounds"));
             }
+            each(&entry)?;
             entries += 1;
             deletes += u64::from(entry.op == Op::Delete);
-            previous = Some(entry.key.to_vec());
+            let (key, seq) = previous.get_or_insert_default();
+            key.clear();
+            key.extend_from_slice(entry.key);
+            *seq = entry.seq;
             cursor.next()?;
         }
         if (entries, deletes) != (self.meta.entries, self.meta.deletes) {
@@ -221,133 +349,181 @@ impl Table {
     }
 }
 
-/// Walks a table; holds it alive.
-pub(crate) struct TableCursor {
-    table: Arc<Table>,
+/// Walks a table, held as `T`.
+pub(crate) struct TableCursor<T> {
+    table: T,
+    /// In the top index.
+    top: Option<BlockCursor>,
+    /// In the index of a partition, which lies at `index_offset`.
     index: Option<BlockCursor>,
+    index_offset: u64,
     data: Option<BlockCursor>,
     data_offset: u64,
     keep: bool,
+    ahead: Ahead,
 }
 
-impl TableCursor {
-    fn index(&mut self) -> Result<&mut BlockCursor> {
-        if self.index.is_none() {
-            let opened = self.table.opened()?;
-            let opened = opened.as_ref().expect("just opened");
-            self.index = Some(BlockCursor::new(opened.index.clone()));
+/// A place to go to.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    First,
+    Last,
+    /// The first entry of at least this key.
+    At(&'a [u8]),
+    /// The last entry below this key.
+    Before(&'a [u8]),
+}
+
+fn go(cursor: &mut BlockCursor, place: Place<'_>) -> std::result::Result<(), BadBlock> {
+    match place {
+        Place::First => cursor.seek_first(),
+        Place::Last => cursor.seek_last(),
+        Place::At(key) => cursor.seek(key),
+        Place::Before(key) => cursor.seek_before(key),
+    }
+}
+
+/// In an index the entry wanted is the first whose separator is at least the key; past all of them, the last for who looks
+/// backward.
+fn go_in_index(cursor: &mut BlockCursor, place: Place<'_>) -> std::result::Result<(), BadBlock> {
+    match place {
+        Place::Before(key) => {
+            cursor.seek(key)?;
+            if cursor.entry().is_none() { cursor.seek_last() } else { Ok(()) }
         }
-        Ok(self.index.as_mut().expect("just set"))
+        other => go(cursor, other),
+    }
+}
+
+impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
+    fn new(table: T, keep: bool) -> TableCursor<T> {
+        TableCursor {
+            table,
+            top: None,
+            index: None,
+            index_offset: 0,
+            data: None,
+            data_offset: 0,
+            keep,
+            ahead: Ahead::new(keep),
+        }
     }
 
-    fn bad_index(&self) -> Error {
-        self.table.corrupt(0, "malformed index")
-    }
-
-    fn bad_block(&self) -> Error {
-        self.table.corrupt(self.data_offset, "malformed block")
-    }
-
-    /// Opens the data block that the index stands on; `false` when it stands nowhere.
-    fn load(&mut self) -> Result<bool> {
+    fn place(&mut self, place: Place<'_>) -> Result<()> {
         self.data = None;
-        let handle = match &self.index {
-            Some(index) => self.table.handle(index)?,
-            None => None,
+        self.index = None;
+        let opened = self.table.opened(Reach::Disk)?;
+        let top = self.top.get_or_insert_with(|| BlockCursor::new(opened.top.clone()));
+        go_in_index(top, place).map_err(|_| self.table.corrupt(opened.blocks_end, "malformed top index"))?;
+        self.enter_partition(place)
+    }
+
+    /// Goes to a place in the partition that the top cursor stands on, or beside it.
+    fn enter_partition(&mut self, place: Place<'_>) -> Result<()> {
+        self.data = None;
+        self.index = None;
+        let opened = self.table.opened(Reach::Disk)?;
+        let Some(top) = &self.top else { return Ok(()) };
+        let found = self.table.partition(opened, top, Reach::Disk, self.keep)?;
+        let Some((partition, offset)) = found else { return Ok(()) };
+        let mut index = BlockCursor::new(partition.index.clone());
+        go_in_index(&mut index, place).map_err(|_| self.table.corrupt(offset, "malformed index"))?;
+        self.index = Some(index);
+        self.index_offset = offset;
+        self.enter_block(place)
+    }
+
+    /// Goes to a place in the block that the index cursor stands on, or beside it.
+    fn enter_block(&mut self, place: Place<'_>) -> Result<()> {
+        self.data = None;
+        let opened = self.table.opened(Reach::Disk)?;
+        let Some(index) = &self.index else { return Ok(()) };
+        let Some(handle) = self.table.handle(opened, index, self.index_offset)? else { return Ok(()) };
+        let (table, ahead) = (&*self.table, &mut self.ahead);
+        let read = || {
+            let bytes = ahead.read(&*opened.file, handle, opened.blocks_end);
+            let bytes = bytes.map_err(|e| Error::io("read", &table.path, e))?;
+            table.unpack(bytes, handle, BlockKind::Data)
         };
-        let Some(handle) = handle else { return Ok(false) };
-        let opened = self.table.opened()?;
-        let opened = opened.as_ref().expect("opened with the index");
+        let mut data = BlockCursor::new(table.data(handle, Reach::Disk, self.keep, read)?);
         self.data_offset = handle.offset;
-        self.data = Some(BlockCursor::new(self.table.block(opened, handle, self.keep)?));
-        Ok(true)
+        go(&mut data, place).map_err(|_| self.table.corrupt(handle.offset, "malformed block"))?;
+        let stands = data.entry().is_some();
+        self.data = Some(data);
+        match place {
+            _ if stands => Ok(()),
+            // A separator may lie beyond the last key of its block, and before the first of the next.
+            Place::At(_) => self.next_block(),
+            Place::Before(_) => self.prev_block(),
+            Place::First | Place::Last => Ok(()),
+        }
     }
 
-    fn on_index(
-        &mut self,
-        step: impl FnOnce(&mut BlockCursor) -> std::result::Result<(), BadBlock>,
-    ) -> Result<()> {
-        self.data = None;
-        let moved = step(self.index()?);
-        moved.map_err(|_| self.bad_index())
+    fn next_block(&mut self) -> Result<()> {
+        if self.step_index(BlockCursor::next)? {
+            return self.enter_block(Place::First);
+        }
+        self.step_top(BlockCursor::next)?;
+        self.enter_partition(Place::First)
     }
 
-    fn on_data(
-        &mut self,
-        step: impl FnOnce(&mut BlockCursor) -> std::result::Result<(), BadBlock>,
-    ) -> Result<bool> {
-        let Some(data) = &mut self.data else { return Ok(false) };
+    fn prev_block(&mut self) -> Result<()> {
+        if self.step_index(BlockCursor::prev)? {
+            return self.enter_block(Place::Last);
+        }
+        self.step_top(BlockCursor::prev)?;
+        self.enter_partition(Place::Last)
+    }
+
+    fn step_index(&mut self, step: Step) -> Result<bool> {
+        let Some(index) = &mut self.index else { return Ok(false) };
+        step(index).map_err(|_| self.table.corrupt(self.index_offset, "malformed index"))?;
+        Ok(index.entry().is_some())
+    }
+
+    fn step_top(&mut self, step: Step) -> Result<()> {
+        let Some(top) = &mut self.top else { return Ok(()) };
+        step(top).map_err(|_| self.table.corrupt(self.table.meta.len, "malformed top index"))
+    }
+
+    fn step(&mut self, step: Step) -> Result<bool> {
+        let Some(data) = &mut self.data else { return Ok(true) };
         let moved = step(data);
         let stands = data.entry().is_some();
-        moved.map_err(|_| self.bad_block())?;
+        moved.map_err(|_| self.table.corrupt(self.data_offset, "malformed block"))?;
         Ok(stands)
     }
 }
 
-impl Cursor for TableCursor {
+type Step = fn(&mut BlockCursor) -> std::result::Result<(), BadBlock>;
+
+impl<T: std::ops::Deref<Target = Table>> Cursor for TableCursor<T> {
     fn seek_first(&mut self) -> Result<()> {
-        self.on_index(BlockCursor::seek_first)?;
-        if self.load()? {
-            self.on_data(BlockCursor::seek_first)?;
-        }
-        Ok(())
+        self.place(Place::First)
     }
 
     fn seek_last(&mut self) -> Result<()> {
-        self.on_index(BlockCursor::seek_last)?;
-        if self.load()? {
-            self.on_data(BlockCursor::seek_last)?;
-        }
-        Ok(())
+        self.place(Place::Last)
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
-        self.on_index(|index| index.seek(key))?;
-        if self.load()? && !self.on_data(|data| data.seek(key))? {
-            // The separator may lie beyond the last key of its block.
-            self.on_index(BlockCursor::next)?;
-            if self.load()? {
-                self.on_data(BlockCursor::seek_first)?;
-            }
-        }
-        Ok(())
+        self.place(Place::At(key))
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        self.on_index(|index| index.seek(key))?;
-        if self.index()?.entry().is_none() {
-            return self.seek_last();
-        }
-        if self.load()? && !self.on_data(|data| data.seek_before(key))? {
-            self.on_index(BlockCursor::prev)?;
-            if self.load()? {
-                self.on_data(BlockCursor::seek_last)?;
-            }
-        }
-        Ok(())
+        self.place(Place::Before(key))
     }
 
     fn next(&mut self) -> Result<()> {
-        if !self.on_data(BlockCursor::next)? {
-            self.on_index(BlockCursor::next)?;
-            if self.load()? {
-                self.on_data(BlockCursor::seek_first)?;
-            }
-        }
-        Ok(())
+        if self.step(BlockCursor::next)? { Ok(()) } else { self.next_block() }
     }
 
     fn prev(&mut self) -> Result<()> {
-        if !self.on_data(BlockCursor::prev)? {
-            self.on_index(BlockCursor::prev)?;
-            if self.load()? {
-                self.on_data(BlockCursor::seek_last)?;
-            }
-        }
-        Ok(())
+        if self.step(BlockCursor::prev)? { Ok(()) } else { self.prev_block() }
     }
 
     fn entry(&self) -> Option<Entry<'_>> {
-        self.data.as_ref()?.entry()
+        let entry = self.data.as_ref()?.entry()?;
+        Some(Entry { seq: self.table.meta.seq_base + entry.seq, ..entry })
     }
 }

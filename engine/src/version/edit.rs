@@ -6,9 +6,11 @@
 //! 4 table: level u8 ‖ meta        5 table gone: number varint  6 attachment: meta
 //! 7 attachment gone: varint       8 range delete: start slice ‖ end slice ‖ seq varint ‖ floor varint
 //! 9 durable log position: segment varint ‖ offset varint       10 range delete gone: as 8
+//! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: number varint
 //! ```
 
 use crate::attachment::{AttachmentEdit, AttachmentMeta};
+use crate::blob::BlobMeta;
 use crate::coding::{Decoder, put_slice, put_varint};
 use crate::key::Seq;
 use crate::log::Position;
@@ -28,6 +30,10 @@ pub(crate) struct Edit {
     pub remove_ranges: Vec<RangeDelete>,
     /// Where the engine's own log was known to be durable.
     pub log: Option<Position>,
+    /// What was before this seq may be gone.
+    pub floor: Option<Seq>,
+    pub add_blobs: Vec<BlobMeta>,
+    pub remove_blobs: Vec<u64>,
 }
 
 fn put_range(out: &mut Vec<u8>, tag: u8, range: &RangeDelete) {
@@ -41,7 +47,7 @@ fn put_range(out: &mut Vec<u8>, tag: u8, range: &RangeDelete) {
 impl Edit {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for (tag, value) in [(1, self.next_file), (2, self.durable_seq)] {
+        for (tag, value) in [(1, self.next_file), (2, self.durable_seq), (11, self.floor)] {
             if let Some(value) = value {
                 out.push(tag);
                 put_varint(&mut out, value);
@@ -79,6 +85,14 @@ impl Edit {
         for range in &self.remove_ranges {
             put_range(&mut out, 10, range);
         }
+        for meta in &self.add_blobs {
+            out.push(12);
+            meta.encode(&mut out);
+        }
+        for number in &self.remove_blobs {
+            out.push(13);
+            put_varint(&mut out, *number);
+        }
         out
     }
 
@@ -96,6 +110,9 @@ impl Edit {
                 6 => edit.attachments.attach.push(AttachmentMeta::decode(&mut decoder)?),
                 7 => edit.attachments.detach.push(decoder.varint()?),
                 9 => edit.log = Some(Position { segment: decoder.varint()?, offset: decoder.varint()? }),
+                11 => edit.floor = Some(decoder.varint()?),
+                12 => edit.add_blobs.push(BlobMeta::decode(&mut decoder)?),
+                13 => edit.remove_blobs.push(decoder.varint()?),
                 tag @ (8 | 10) => {
                     let range = RangeDelete {
                         start: decoder.slice()?.to_vec(),

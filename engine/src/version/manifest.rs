@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::attachment::Attachment;
+use crate::blob::BlobFile;
 use crate::error::{Error, Result};
 use crate::log::{Kind, Log, LogOptions, Position};
 use crate::options::Options;
@@ -64,6 +65,7 @@ impl Replay {
         whole.next_file = edit.next_file.or(whole.next_file);
         whole.durable_seq = edit.durable_seq.or(whole.durable_seq);
         whole.log = edit.log.or(whole.log);
+        whole.floor = edit.floor.or(whole.floor);
         if edit.attachments.state.is_some() {
             whole.attachments.state = edit.attachments.state;
         }
@@ -81,6 +83,14 @@ impl Replay {
                 return Err(format!("an edit detaches file {number}, which is not there"));
             }
         }
+        for number in edit.remove_blobs {
+            let before = whole.add_blobs.len();
+            whole.add_blobs.retain(|meta| meta.number != number);
+            if whole.add_blobs.len() == before {
+                return Err(format!("an edit removes blob file {number}, which is not there"));
+            }
+        }
+        whole.add_blobs.extend(edit.add_blobs);
         whole.add.extend(edit.add);
         whole.attachments.attach.extend(edit.attachments.attach);
         whole.add_ranges.extend(edit.add_ranges);
@@ -150,12 +160,14 @@ impl Manifest {
         let mut whole = Edit {
             next_file: Some(next_file),
             durable_seq: Some(version.durable_seq),
+            floor: Some(version.floor),
             log,
             add_ranges: version.range_deletes.list().to_vec(),
             ..Edit::default()
         };
         whole.attachments.state = Some(version.state.to_vec());
         whole.attachments.attach = version.attachments.values().map(|a| a.meta.clone()).collect();
+        whole.add_blobs = version.blobs.values().map(|blob| blob.meta).collect();
         for (slot, tables) in version.slots.iter().enumerate() {
             // Oldest first, as edits would have added them.
             whole.add.extend(tables.iter().rev().map(|table| (slot as u8, table.meta.clone())));
@@ -180,10 +192,14 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
             return Err(Error::corrupt("the manifest", 0, reason));
         }
         let path = files.dir.join(format!("{:010}.sst", meta.number));
-        let table = Arc::new(Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone()));
+        let table = Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone());
+        if version.is_first(slot) {
+            table.pin();
+        }
+        let table = Arc::new(table);
         let at = match slot {
             // Runs are merged with their neighbours only, so their seqs never overlap.
-            0 => version.slots[0].partition_point(|other| other.meta.max_seq > meta.max_seq),
+            0 => version.slots[0].partition_point(|other| other.meta.max_seq() > meta.max_seq()),
             _ => version.slots[slot].partition_point(|other| other.meta.smallest < meta.smallest),
         };
         version.slots[slot].insert(at, table);
@@ -208,6 +224,14 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
     }
     if let Some(seq) = edit.durable_seq {
         version.durable_seq = seq;
+    }
+    version.floor = version.floor.max(edit.floor.unwrap_or(0));
+    for meta in &edit.add_blobs {
+        let path = files.dir.join(crate::blob::name(meta.number));
+        version.blobs.insert(meta.number, Arc::new(BlobFile::new(*meta, path, files.vfs.clone())));
+    }
+    for number in &edit.remove_blobs {
+        version.blobs.remove(number);
     }
     let mut ranges = version.range_deletes.list().to_vec();
     ranges.extend(edit.add_ranges.iter().cloned());

@@ -4,20 +4,27 @@
 pub(crate) mod edit;
 pub(crate) mod manifest;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::attachment::AttachmentMap;
+use crate::blob::BlobMap;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{Entry, Seq};
 use crate::options::Options;
 use crate::range_delete::RangeDeletes;
-use crate::slice::Slice;
-use crate::table::filter;
-use crate::table::reader::{Table, TableCursor};
+use crate::slice::Found;
+use crate::table::builder::TableOptions;
+use crate::table::filter::{self, FilterKind};
+use crate::table::footer::Codec;
+use crate::table::reader::{Reach, Table, TableCursor};
 
 /// How many slots there are.
 pub(crate) const SLOTS: usize = 16;
+
+/// Bits per key that filters of slot 0 and the first run have beyond the others.
+const MORE_BITS: usize = 4;
 
 /// A store is large when its oldest run has so many times the bytes of the first level.
 const COLD_FROM: u64 = 100;
@@ -30,23 +37,27 @@ pub(crate) struct Version {
     pub range_deletes: RangeDeletes,
     /// Everything up to here is in the tables and attachments.
     pub durable_seq: Seq,
+    /// What readers below this seq would see may be gone.
+    pub floor: Seq,
     /// The attachment owner's state at `durable_seq`.
     pub state: Arc<Vec<u8>>,
+    /// Blob files that tables point into.
+    pub blobs: BlobMap,
 }
 
 impl Version {
     /// The newest version of `key` with a seq of at most `at`.
-    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Result<Option<(Seq, Option<Slice>)>> {
+    pub(crate) fn get(&self, key: &[u8], at: Seq, reach: Reach) -> Result<Option<Found>> {
         let hash = filter::hash(key);
         for table in &self.slots[0] {
-            if let Some(found) = table.get(key, hash, at)? {
+            if let Some(found) = table.get(key, hash, at, reach)? {
                 return Ok(Some(found));
             }
         }
         for run in &self.slots[1..] {
             let index = run.partition_point(|table| table.meta.largest.as_slice() < key);
             if let Some(table) = run.get(index) {
-                if let Some(found) = table.get(key, hash, at)? {
+                if let Some(found) = table.get(key, hash, at, reach)? {
                     return Ok(Some(found));
                 }
             }
@@ -77,11 +88,44 @@ impl Version {
         self.slots[slot].iter().map(|table| table.meta.len).sum()
     }
 
-    /// Whether what is written to `slot` is packed for room, not for speed: the oldest run of a large store, in which most
-    /// of the data are and the fewest reads end.
-    pub(crate) fn is_cold(&self, slot: usize, options: &Options) -> bool {
-        let oldest = (slot + 1..SLOTS).all(|deeper| self.slots[deeper].is_empty());
-        slot > 0 && oldest && self.slot_bytes(slot) >= options.level_bytes.saturating_mul(COLD_FROM)
+    /// Whether any entry expires.
+    pub(crate) fn expires(&self) -> bool {
+        self.slots.iter().flatten().any(|table| table.meta.expiring > 0)
+    }
+
+    /// Whether `slot` is the newest run, or what comes before all runs.
+    pub(crate) fn is_first(&self, slot: usize) -> bool {
+        (1..slot).all(|newer| self.slots[newer].is_empty())
+    }
+
+    /// How tables for `slot` are made. In the oldest run are most of the data, and most looks into it find something: its
+    /// filters are exact and small. Into slot 0 and the first run nearly every read looks, mostly in vain: they get more
+    /// bits (Dayan et al., "Monkey", SIGMOD 2017). What is written there once is packed for speed, the oldest run of a
+    /// large store for room.
+    pub(crate) fn table_options(&self, slot: usize, written_ms: u64, options: &Options) -> TableOptions {
+        let is_oldest = slot > 0 && (slot + 1..SLOTS).all(|deeper| self.slots[deeper].is_empty());
+        let is_cold = is_oldest && self.slot_bytes(slot) >= options.level_bytes.saturating_mul(COLD_FROM);
+        let filter = match options.filter_bits {
+            0 => FilterKind::None,
+            _ if is_oldest => FilterKind::Fuse,
+            bits if self.is_first(slot) => FilterKind::Bloom(bits + MORE_BITS),
+            bits => FilterKind::Bloom(bits),
+        };
+        TableOptions {
+            block_bytes: if is_cold { 2 * options.block_bytes } else { options.block_bytes },
+            filter,
+            codec: if is_cold { Codec::Zstd } else { Codec::Lz4 },
+            written_ms,
+        }
+    }
+
+    /// Bytes of each blob file that tables still point to.
+    pub(crate) fn blob_bytes_used(&self) -> BTreeMap<u64, u64> {
+        let mut used: BTreeMap<u64, u64> = self.blobs.keys().map(|&number| (number, 0)).collect();
+        for (file, bytes) in self.slots.iter().flatten().flat_map(|table| &table.meta.blobs) {
+            *used.entry(*file).or_default() += bytes;
+        }
+        used
     }
 }
 
@@ -90,7 +134,7 @@ pub(crate) struct RunCursor {
     tables: Vec<Arc<Table>>,
     /// Which table the cursor is in; `tables.len()` for none.
     at: usize,
-    cursor: Option<TableCursor>,
+    cursor: Option<TableCursor<Arc<Table>>>,
     keep: bool,
 }
 
@@ -99,7 +143,11 @@ impl RunCursor {
         RunCursor { at: tables.len(), tables, cursor: None, keep }
     }
 
-    fn enter(&mut self, at: usize, place: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<()> {
+    fn enter(
+        &mut self,
+        at: usize,
+        place: impl FnOnce(&mut TableCursor<Arc<Table>>) -> Result<()>,
+    ) -> Result<()> {
         self.at = at;
         self.cursor = None;
         if let Some(table) = self.tables.get(at) {

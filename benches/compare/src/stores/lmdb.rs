@@ -1,12 +1,15 @@
 //! LMDB: one database; each write is a transaction.
 
+use std::ops::Bound;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use super::{Store, Write};
 
+#[derive(Clone, Copy)]
 struct Lmdb {
     /// Opened without syncing, since the choice is the environment's and not the transaction's; for ever, since a
     /// database borrows it.
@@ -16,7 +19,14 @@ struct Lmdb {
 
 const MAP_BYTES: usize = 32 << 30;
 
+/// A process has one folder, and LMDB opens it once: whoever opens it again gets the same.
+static OPENED: OnceLock<Lmdb> = OnceLock::new();
+
 pub(crate) fn open(dir: &Path) -> impl Store + use<> {
+    *OPENED.get_or_init(|| open_first(dir))
+}
+
+fn open_first(dir: &Path) -> Lmdb {
     // SAFETY: the contest owns the folder, and no other process opens it.
     let env = unsafe {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -59,7 +69,9 @@ impl Store for Lmdb {
 
     fn scan(&self, key: &[u8], rows: usize, with: &mut dyn FnMut(&[u8], &[u8])) -> usize {
         let transaction = self.env.read_txn().expect("lmdb begins");
-        let from = (std::ops::Bound::Included(key), std::ops::Bound::Unbounded);
+        // LMDB has no empty key, not even to seek to.
+        let start = if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) };
+        let from = (start, Bound::Unbounded);
         let mut count = 0;
         for row in self.keys.range(&transaction, &from).expect("lmdb scans").take(rows) {
             let (key, value) = row.expect("lmdb scans");

@@ -1,0 +1,207 @@
+//! Values that are too long to be moved from table to table: each is written once, to a blob file, `<number>.blob`, and
+//! tables hold handles.
+//!
+//! ```text
+//! file:    │ magic "LMNBLB01" │ uid: u64 │ value, sealed as a block of a table … │
+//! handle:  │ file: varint │ offset: varint │ length, with the trailer: varint │
+//! ```
+//!
+//! A table states how many bytes of which blob files it points to ([`Properties::blobs`]), so what of a file is still in use
+//! is the sum over all tables of a version, and no count is kept anywhere that could go wrong. A file that nothing points to
+//! leaves with the edit that removes its last table. One that is mostly unused is collected: tables that point to it are
+//! rewritten, and the values that they still use go to a new file (as RocksDB's BlobDB and Pebble do, in compactions rather
+//! than by a collector of its own as in WiscKey).
+//!
+//! [`Properties::blobs`]: crate::table::builder::Properties
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::coding::{Decoder, put_varint, u64_at};
+use crate::error::{Error, Result};
+use crate::log::sync_failed;
+use crate::table::footer::{self, BlockKind, Codec};
+use crate::vfs::{File, Mode, Vfs};
+
+const MAGIC: [u8; 8] = *b"LMNBLB01";
+const HEADER_BYTES: usize = 16;
+/// Unwritten bytes at which the writer writes them out.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// What the manifest keeps about a blob file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlobMeta {
+    /// The file's number.
+    pub number: u64,
+    /// Random; ties the values to this file.
+    pub uid: u64,
+    /// Bytes of the file.
+    pub len: u64,
+}
+
+impl BlobMeta {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        for value in [self.number, self.uid, self.len] {
+            put_varint(out, value);
+        }
+    }
+
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Option<BlobMeta> {
+        Some(BlobMeta { number: decoder.varint()?, uid: decoder.varint()?, len: decoder.varint()? })
+    }
+}
+
+/// Where a value lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlobHandle {
+    pub file: u64,
+    pub offset: u64,
+    pub len: usize,
+}
+
+impl BlobHandle {
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        for value in [self.file, self.offset, self.len as u64] {
+            put_varint(out, value);
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<BlobHandle> {
+        let mut decoder = Decoder::new(bytes);
+        let mut read = || {
+            let (file, offset, len) = (decoder.varint()?, decoder.varint()?, decoder.length()?);
+            decoder.is_empty().then_some(BlobHandle { file, offset, len })
+        };
+        read().ok_or_else(|| Error::corrupt("a table", 0, "malformed handle of a value"))
+    }
+}
+
+/// A live blob file; removed with its last reader once it is obsolete.
+pub(crate) struct BlobFile {
+    pub(crate) meta: BlobMeta,
+    path: PathBuf,
+    vfs: Arc<dyn Vfs>,
+    file: OnceLock<Arc<dyn File>>,
+    obsolete: AtomicBool,
+}
+
+/// Live blob files by number.
+pub(crate) type BlobMap = BTreeMap<u64, Arc<BlobFile>>;
+
+impl Drop for BlobFile {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            let _ = self.vfs.remove(&self.path); // should this fail, the next opening removes it
+        }
+    }
+}
+
+/// What a blob file is called.
+pub(crate) fn name(number: u64) -> String {
+    format!("{number:010}.blob")
+}
+
+impl BlobFile {
+    pub(crate) fn new(meta: BlobMeta, path: PathBuf, vfs: Arc<dyn Vfs>) -> BlobFile {
+        BlobFile { meta, path, vfs, file: OnceLock::new(), obsolete: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn make_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+
+    fn corrupt(&self, offset: u64, reason: impl Into<String>) -> Error {
+        Error::corrupt(name(self.meta.number), offset, reason)
+    }
+
+    fn open(&self) -> Result<Arc<dyn File>> {
+        if let Some(file) = self.file.get() {
+            return Ok(file.clone());
+        }
+        let file = self.vfs.open(&self.path, Mode::Read).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => self.corrupt(0, "the file is missing, but the manifest names it"),
+            _ => Error::io("open", &self.path, e),
+        })?;
+        let len = file.len().map_err(|e| Error::io("measure", &self.path, e))?;
+        if len != self.meta.len {
+            let reason = format!("the file has {len} bytes, the manifest says {}", self.meta.len);
+            return Err(self.corrupt(len, reason));
+        }
+        let mut header = [0; HEADER_BYTES];
+        file.read_at(&mut header, 0).map_err(|e| Error::io("read", &self.path, e))?;
+        if header[..8] != MAGIC || u64_at(&header, 8) != self.meta.uid {
+            return Err(self.corrupt(0, "the file is not the blob file that the manifest names"));
+        }
+        Ok(self.file.get_or_init(|| file).clone())
+    }
+
+    /// The value that `handle` points to.
+    pub(crate) fn read(&self, handle: BlobHandle) -> Result<Vec<u8>> {
+        let end = handle.offset.checked_add(handle.len as u64);
+        if end.is_none_or(|end| end > self.meta.len) || handle.offset < HEADER_BYTES as u64 {
+            return Err(self.corrupt(handle.offset, "a handle points outside the file"));
+        }
+        let mut bytes = vec![0; handle.len];
+        self.open()?.read_at(&mut bytes, handle.offset).map_err(|e| Error::io("read", &self.path, e))?;
+        footer::open(&bytes, BlockKind::Blob, self.meta.uid, handle.offset)
+            .map_err(|reason| self.corrupt(handle.offset, reason))
+    }
+}
+
+/// Writes one blob file.
+pub(crate) struct BlobWriter {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    meta: BlobMeta,
+    codec: Codec,
+    buffer: Vec<u8>,
+}
+
+impl BlobWriter {
+    /// Creates the file; `uid` is random.
+    pub(crate) fn create(
+        vfs: &dyn Vfs,
+        path: &Path,
+        number: u64,
+        uid: u64,
+        codec: Codec,
+    ) -> Result<BlobWriter> {
+        let file = vfs.open(path, Mode::Create).map_err(|e| Error::io("create", path, e))?;
+        let mut buffer = MAGIC.to_vec();
+        buffer.extend_from_slice(&uid.to_le_bytes());
+        let meta = BlobMeta { number, uid, len: 0 };
+        Ok(BlobWriter { file, path: path.to_path_buf(), meta, codec, buffer })
+    }
+
+    /// Adds a value.
+    pub(crate) fn add(&mut self, value: &[u8]) -> Result<BlobHandle> {
+        let offset = self.size();
+        let bytes = footer::seal(value, BlockKind::Blob, self.codec, self.meta.uid, offset);
+        self.buffer.extend_from_slice(&bytes);
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write_out()?;
+        }
+        Ok(BlobHandle { file: self.meta.number, offset, len: bytes.len() })
+    }
+
+    /// Bytes so far.
+    pub(crate) fn size(&self) -> u64 {
+        self.meta.len + self.buffer.len() as u64
+    }
+
+    /// Writes the rest, syncs, and says what the manifest should know.
+    pub(crate) fn finish(mut self) -> Result<BlobMeta> {
+        self.write_out()?;
+        self.file.sync().map_err(|e| sync_failed(&self.path, &e.0))?;
+        Ok(self.meta)
+    }
+
+    fn write_out(&mut self) -> Result<()> {
+        self.file.write_at(&self.buffer, self.meta.len).map_err(|e| Error::io("write", &self.path, e))?;
+        self.meta.len += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
