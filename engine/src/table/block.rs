@@ -9,8 +9,8 @@
 //! tail:           entries: u32 │ restarts: u16 │ 0: u16 │ common_len: u16 │ interval: u8 │ 0: u8 │ base_seq: u64
 //! ```
 //!
-//! All keys start with the common prefix, which is stored once; `shared` counts bytes after it. Every 16th entry shares
-//! nothing (a restart), and its head is the first four bytes after the common prefix, big-endian: a search compares the
+//! All keys start with the common prefix, which is stored once; `shared` counts bytes after it. Every 16th entry (in an
+//! index, every one) shares nothing (a restart), and its head is the first four bytes after the common prefix, big-endian: a search compares the
 //! prefix once, then integers. Entries of one key follow one another, the newest first.
 
 use std::cmp::Ordering;
@@ -22,8 +22,8 @@ use crate::key::{Entry, Op, Seq};
 
 const TAIL_BYTES: usize = 20;
 const RESTART_BYTES: usize = 12;
-/// Entries from one restart to the next.
-pub(crate) const INTERVAL: usize = 16;
+/// Entries from one restart to the next, in a data block.
+const INTERVAL: usize = 16;
 
 fn head(key: &[u8]) -> u32 {
     let mut bytes = [0; 4];
@@ -37,8 +37,8 @@ fn common_len(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// Collects entries and encodes them.
-#[derive(Default)]
 pub(crate) struct BlockBuilder {
+    interval: usize,
     keys: Vec<u8>,
     values: Vec<u8>,
     entries: Vec<Pending>,
@@ -52,6 +52,16 @@ struct Pending {
 }
 
 impl BlockBuilder {
+    /// For a data block, which is small.
+    pub(crate) fn data() -> BlockBuilder {
+        BlockBuilder { interval: INTERVAL, keys: Vec::new(), values: Vec::new(), entries: Vec::new() }
+    }
+
+    /// For an index, which is quick to search.
+    pub(crate) fn index() -> BlockBuilder {
+        BlockBuilder { interval: 1, ..BlockBuilder::data() }
+    }
+
     /// Adds an entry; keys ascend, and of one key the seqs descend.
     pub(crate) fn add(&mut self, entry: Entry<'_>) {
         debug_assert!(self.entries.is_empty() || self.last_key() <= entry.key, "keys must ascend");
@@ -68,7 +78,7 @@ impl BlockBuilder {
 
     /// Bytes of the block, about.
     pub(crate) fn size(&self) -> usize {
-        self.keys.len() + self.values.len() + self.entries.len() * 6
+        self.keys.len() + self.values.len() + self.entries.len() * (6 + RESTART_BYTES / self.interval)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -93,7 +103,7 @@ impl BlockBuilder {
         let mut value_at = 0;
         for (index, entry) in self.entries.iter().enumerate() {
             let key = &self.keys[entry.key.clone()][common..];
-            let shared = if index % INTERVAL == 0 {
+            let shared = if index % self.interval == 0 {
                 restarts.push((out.len() as u32, value_at as u32, head(key)));
                 0
             } else {
@@ -119,7 +129,7 @@ impl BlockBuilder {
         out.extend_from_slice(&(restarts.len() as u16).to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&(common as u16).to_le_bytes());
-        out.push(INTERVAL as u8);
+        out.push(self.interval as u8);
         out.push(0);
         out.extend_from_slice(&base.to_le_bytes());
         self.keys.clear();
@@ -133,6 +143,7 @@ impl BlockBuilder {
 #[derive(Debug)]
 pub(crate) struct Block {
     bytes: Vec<u8>,
+    interval: usize,
     entries: usize,
     restarts: usize,
     restarts_at: usize,
@@ -149,13 +160,11 @@ impl Block {
         let common = u16::from_le_bytes([bytes[tail + 8], bytes[tail + 9]]) as usize;
         let base = u64_at(&bytes, tail + 12);
         let restarts_at = tail.checked_sub(restarts * RESTART_BYTES)?;
-        if bytes[tail + 10] as usize != INTERVAL
-            || restarts != entries.div_ceil(INTERVAL)
-            || common > restarts_at
-        {
+        let interval = bytes[tail + 10] as usize;
+        if interval == 0 || restarts != entries.div_ceil(interval) || common > restarts_at {
             return None;
         }
-        let block = Block { bytes, entries, restarts, restarts_at, common, base };
+        let block = Block { bytes, interval, entries, restarts, restarts_at, common, base };
         let sound = (0..restarts).all(|r| {
             let (key, value, _) = block.restart(r);
             common <= key && key <= value && value <= restarts_at
@@ -193,6 +202,109 @@ impl Block {
         decoder.varint()?;
         if shared != 0 { None } else { decoder.take(unshared) }
     }
+
+    /// The first restart whose key is not less than `rest`, which is a key after the common prefix.
+    fn restart_from(&self, rest: &[u8]) -> Result<usize, BadBlock> {
+        let target = head(rest);
+        // Restarts before `low` are less than the key, those from `high` on are not; between them heads tie.
+        let (mut low, mut high) = (0, self.restarts);
+        while low < high {
+            let middle = (low + high) / 2;
+            let (_, _, middle_head) = self.restart(middle);
+            let less = match middle_head.cmp(&target) {
+                Ordering::Less => true,
+                Ordering::Greater => false,
+                // Not `<=`: newer versions of the key may stand before a restart.
+                Ordering::Equal => self.restart_key(middle).ok_or(BadBlock)? < rest,
+            };
+            if less {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The entry at `at`, its value beginning at `value_at`.
+    fn decode(&self, at: usize, value_at: usize) -> Result<Decoded<'_>, BadBlock> {
+        let bytes = self.bytes.get(at..self.restarts_at).ok_or(BadBlock)?;
+        let mut decoder = Decoder::new(bytes);
+        let mut read = || {
+            let (shared, unshared) = (decoder.length()?, decoder.length()?);
+            let op = Op::from_u8(decoder.u8()?)?;
+            let seq = self.base.checked_add(decoder.varint()?)?;
+            let value_end = value_at.checked_add(decoder.length()?)?;
+            let suffix = decoder.take(unshared)?;
+            let next = at + decoder.position();
+            let value = value_at..value_end;
+            (value_end <= self.restarts_at).then_some(Decoded { shared, suffix, op, seq, value, next })
+        };
+        read().ok_or(BadBlock)
+    }
+
+    /// In an index: the number and value of the first entry whose key is at least `key`.
+    pub(crate) fn at_or_after(&self, key: &[u8]) -> Result<Option<(usize, &[u8])>, BadBlock> {
+        if self.interval != 1 {
+            return Err(BadBlock);
+        }
+        let common = self.common();
+        let index = match key[..key.len().min(common.len())].cmp(common) {
+            Ordering::Less => 0,
+            Ordering::Greater => return Ok(None),
+            Ordering::Equal => self.restart_from(&key[common.len()..])?,
+        };
+        if index == self.entries {
+            return Ok(None);
+        }
+        let (at, value_at, _) = self.restart(index);
+        Ok(Some((index, &self.bytes[self.decode(at, value_at)?.value])))
+    }
+
+    /// The newest version of `key`: its seq, what it says and where its value lies.
+    ///
+    /// No key is put together on the way: how much of it the wanted key has in common with the one before, which was less,
+    /// tells what an entry that shares more or less of that one is.
+    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<(Seq, Op, Range<usize>)>, BadBlock> {
+        let Some(rest) = key.strip_prefix(self.common()) else { return Ok(None) };
+        if self.entries == 0 {
+            return Ok(None);
+        }
+        let restart = self.restart_from(rest)?.saturating_sub(1);
+        let (mut at, mut value_at, _) = self.restart(restart);
+        let mut matched = 0;
+        for index in restart * self.interval..self.entries {
+            let entry = self.decode(at, value_at)?;
+            (at, value_at) = (entry.next, entry.value.end);
+            if index % self.interval == 0 {
+                matched = 0; // a restart shares nothing with the one before, whatever that was
+            }
+            match entry.shared.cmp(&matched) {
+                Ordering::Greater => continue, // it differs from the wanted key where the one before did
+                Ordering::Less => return Ok(None), // it is greater where the one before was equal
+                Ordering::Equal => {}
+            }
+            let wanted = rest.get(matched..).ok_or(BadBlock)?;
+            let more = common_len(entry.suffix, wanted);
+            match (entry.suffix.get(more), wanted.get(more)) {
+                (None, None) => return Ok(Some((entry.seq, entry.op, entry.value))),
+                (Some(_), None) => return Ok(None),
+                (Some(found), Some(byte)) if found > byte => return Ok(None),
+                _ => matched += more,
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// An entry as it lies in a block.
+struct Decoded<'a> {
+    shared: usize,
+    suffix: &'a [u8],
+    op: Op,
+    seq: Seq,
+    value: Range<usize>,
+    next: usize,
 }
 
 /// Damage inside a block whose checksum was right: reported by the table with its place.
@@ -217,18 +329,9 @@ impl BlockCursor {
         BlockCursor { block, index, key: Vec::new(), seq: 0, op: Op::Put, value: 0..0, next_key: 0 }
     }
 
-    pub(crate) fn block(&self) -> &Arc<Block> {
-        &self.block
-    }
-
     /// The number of the entry it stands on.
     pub(crate) fn index(&self) -> usize {
         self.index
-    }
-
-    /// Where the value lies in the block.
-    pub(crate) fn value_range(&self) -> Range<usize> {
-        self.value.clone()
     }
 
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
@@ -241,30 +344,14 @@ impl BlockCursor {
     }
 
     fn decode_next(&mut self) -> Result<(), BadBlock> {
-        let block = &*self.block;
-        let bytes = block.bytes.get(self.next_key..block.restarts_at).ok_or(BadBlock)?;
-        let mut decoder = Decoder::new(bytes);
-        let mut read = || {
-            let shared = decoder.length()?;
-            let unshared = decoder.length()?;
-            let op = Op::from_u8(decoder.u8()?)?;
-            let seq = block.base.checked_add(decoder.varint()?)?;
-            let value_len = decoder.length()?;
-            Some((shared, decoder.take(unshared)?, op, seq, value_len, decoder.position()))
-        };
-        let (shared, suffix, op, seq, value_len, used) = read().ok_or(BadBlock)?;
-        let keep = block.common + shared;
+        let entry = self.block.decode(self.next_key, self.value.end)?;
+        let keep = self.block.common + entry.shared;
         if keep > self.key.len() {
             return Err(BadBlock);
         }
         self.key.truncate(keep);
-        self.key.extend_from_slice(suffix);
-        let start = self.value.end;
-        let end = start.checked_add(value_len).filter(|&end| end <= block.restarts_at).ok_or(BadBlock)?;
-        self.value = start..end;
-        self.seq = seq;
-        self.op = op;
-        self.next_key += used;
+        self.key.extend_from_slice(entry.suffix);
+        (self.value, self.next_key, self.seq, self.op) = (entry.value, entry.next, entry.seq, entry.op);
         Ok(())
     }
 
@@ -274,7 +361,7 @@ impl BlockCursor {
         self.key.extend_from_slice(&self.block.bytes[..self.block.common]);
         self.next_key = key;
         self.value = value..value;
-        self.index = restart * INTERVAL;
+        self.index = restart * self.block.interval;
         self.decode_next()
     }
 
@@ -283,7 +370,7 @@ impl BlockCursor {
     }
 
     fn go_to_index(&mut self, index: usize) -> Result<(), BadBlock> {
-        self.go_to_restart(index / INTERVAL)?;
+        self.go_to_restart(index / self.block.interval)?;
         while self.index < index {
             self.index += 1;
             self.decode_next()?;
@@ -308,8 +395,8 @@ impl BlockCursor {
             return Ok(());
         }
         self.index += 1;
-        if self.index.is_multiple_of(INTERVAL) {
-            self.go_to_restart(self.index / INTERVAL)
+        if self.index.is_multiple_of(self.block.interval) {
+            self.go_to_restart(self.index / self.block.interval)
         } else {
             self.decode_next()
         }
@@ -339,24 +426,9 @@ impl BlockCursor {
             }
             Ordering::Equal => {}
         }
-        let rest = &key[common.len()..];
-        let target = head(rest);
-        // Restarts before `low` are less than the key, those from `high` on are greater; between them heads tie.
-        let (mut low, mut high) = (0, block.restarts);
-        while low < high {
-            let middle = (low + high) / 2;
-            let (_, _, middle_head) = block.restart(middle);
-            let less = match middle_head.cmp(&target) {
-                Ordering::Less => true,
-                Ordering::Greater => false,
-                // Not `<=`: newer versions of the key may stand before a restart.
-                Ordering::Equal => block.restart_key(middle).ok_or(BadBlock)? < rest,
-            };
-            if less {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+        let low = block.restart_from(&key[common.len()..])?;
+        if block.interval == 1 && low < block.restarts {
+            return self.go_to_restart(low);
         }
         self.go_to_restart(low.saturating_sub(1))?;
         while self.index < block.entries && self.key.as_slice() < key {
@@ -384,8 +456,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn build(map: &BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)>) -> Vec<u8> {
-        let mut builder = BlockBuilder::default();
+    fn build(map: &BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)>, interval: usize) -> Vec<u8> {
+        let mut builder = BlockBuilder { interval, ..BlockBuilder::data() };
         for (key, (seq, value)) in map {
             let (op, value) = value.as_ref().map_or((Op::Delete, &[][..]), |value| (Op::Put, value));
             builder.add(Entry { key, seq: *seq, op, value });
@@ -409,9 +481,10 @@ mod tests {
                 proptest::collection::vec(97u8..100, 0..7),
                 (1u64..1000, proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20))), 1..90),
             probes in proptest::collection::vec(proptest::collection::vec(96u8..101, 0..8), 20),
+            interval in prop_oneof![Just(1), Just(3), Just(INTERVAL)],
         ) {
-            let block = Arc::new(Block::new(build(&map)).expect("sound"));
-            let mut cursor = BlockCursor::new(block);
+            let block = Arc::new(Block::new(build(&map, interval)).expect("sound"));
+            let mut cursor = BlockCursor::new(block.clone());
             cursor.seek_first().expect("sound");
             prop_assert_eq!(walk(&mut cursor, true), map.keys().cloned().collect::<Vec<_>>());
             cursor.seek_last().expect("sound");
@@ -423,6 +496,15 @@ mod tests {
                 if let (Some(entry), Some((_, (seq, value)))) = (cursor.entry(), expected) {
                     prop_assert_eq!(entry.seq, *seq);
                     prop_assert_eq!((entry.op == Op::Put).then(|| entry.value.to_vec()), value.clone());
+                }
+                let found = block.find(probe).expect("sound").map(|(seq, op, value)| {
+                    (seq, (op == Op::Put).then(|| (*block).as_ref()[value].to_vec()))
+                });
+                prop_assert_eq!(&found, &map.get(probe).cloned());
+                if interval == 1 {
+                    let number = block.at_or_after(probe).expect("sound").map(|(number, _)| number);
+                    let expected = map.range(..probe.clone()).count();
+                    prop_assert_eq!(number, (expected < map.len()).then_some(expected));
                 }
                 cursor.seek_before(probe).expect("sound");
                 let before = map.range(..probe.clone()).next_back().map(|(k, _)| k.clone());

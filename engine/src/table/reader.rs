@@ -161,12 +161,11 @@ impl Table {
         self.unpack(&bytes, handle, kind)
     }
 
-    /// Where an index cursor points to.
-    fn handle(&self, opened: &Opened, index: &BlockCursor, at: u64) -> Result<Option<Handle>> {
-        let Some(entry) = index.entry() else { return Ok(None) };
-        let handle = Handle::decode(entry.value).ok_or_else(|| self.corrupt(at, "malformed index entry"))?;
+    /// Where an index at `at` points to.
+    fn handle(&self, opened: &Opened, value: &[u8], at: u64) -> Result<Handle> {
+        let handle = Handle::decode(value).ok_or_else(|| self.corrupt(at, "malformed index entry"))?;
         match handle.end(opened.blocks_end) {
-            Some(_) => Ok(Some(handle)),
+            Some(_) => Ok(handle),
             None => Err(self.corrupt(at, "the index points outside the file")),
         }
     }
@@ -183,42 +182,36 @@ impl Table {
         parts().map(Arc::new).ok_or_else(|| self.corrupt(handle.offset, "malformed partition"))
     }
 
-    /// The partition that the cursor over the top index stands on, and where it lies.
+    /// The partition with this number, which lies at `handle`.
     fn partition(
         &self,
         opened: &Opened,
-        top: &BlockCursor,
+        (number, handle): (usize, Handle),
         reach: Reach,
         keep: bool,
-    ) -> Result<Option<(Arc<Partition>, u64)>> {
-        let Some(handle) = self.handle(opened, top, opened.blocks_end)? else { return Ok(None) };
-        let pinned =
-            opened.pinned.get(top.index()).filter(|slot| slot.get().is_some() || self.cache.may_pin());
+    ) -> Result<Arc<Partition>> {
+        let pinned = opened.pinned.get(number).filter(|slot| slot.get().is_some() || self.cache.may_pin());
         if let Some(partition) = pinned.and_then(OnceLock::get) {
-            return Ok(Some((partition.clone(), handle.offset)));
+            return Ok(partition.clone());
         }
         let load = || {
             let raw = self.read_raw(&*opened.file, handle, BlockKind::Partition)?;
             self.load_partition(&raw, handle)
         };
-        let partition = match pinned {
-            Some(_) if reach == Reach::Memory => return Err(Error::NotInMemory),
+        match pinned {
+            Some(_) if reach == Reach::Memory => Err(Error::NotInMemory),
             Some(pinned) => {
                 let loaded = load()?;
                 if pinned.set(loaded.clone()).is_ok() {
                     self.cache.pin(bytes_of(&loaded) as i64);
                 }
-                loaded
+                Ok(loaded)
             }
-            None => {
-                let cached = self.cached(handle, reach, keep, || load().map(Cached::Partition))?;
-                let Cached::Partition(partition) = cached else {
-                    return Err(self.corrupt(handle.offset, "a block where a partition should be"));
-                };
-                partition
-            }
-        };
-        Ok(Some((partition, handle.offset)))
+            None => match self.cached(handle, reach, keep, || load().map(Cached::Partition))? {
+                Cached::Partition(partition) => Ok(partition),
+                Cached::Data(_) => Err(self.corrupt(handle.offset, "a block where a partition should be")),
+            },
+        }
     }
 
     fn cached(
@@ -261,28 +254,24 @@ impl Table {
             return Ok(None);
         }
         let opened = self.opened(reach)?;
-        let mut top = BlockCursor::new(opened.top.clone());
-        top.seek(key).map_err(|_| self.corrupt(opened.blocks_end, "malformed top index"))?;
-        let Some((partition, offset)) = self.partition(opened, &top, reach, true)? else { return Ok(None) };
+        let bad = |at: u64| move |_: BadBlock| self.corrupt(at, "malformed index");
+        let found = opened.top.at_or_after(key).map_err(bad(opened.blocks_end))?;
+        let Some((number, value)) = found else { return Ok(None) };
+        let at_partition = self.handle(opened, value, opened.blocks_end)?;
+        let partition = self.partition(opened, (number, at_partition), reach, true)?;
         if !partition.filter.may_contain(hash) {
             self.cache.filter_stopped.add(1);
             return Ok(None);
         }
-        let mut index = BlockCursor::new(partition.index.clone());
-        index.seek(key).map_err(|_| self.corrupt(offset, "malformed index"))?;
-        let Some(handle) = self.handle(opened, &index, offset)? else { return Ok(None) };
-        let read = || self.read_raw(&*opened.file, handle, BlockKind::Data);
-        let mut cursor = BlockCursor::new(self.data(handle, reach, true, read)?);
-        cursor.seek(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))?;
-        match cursor.entry() {
-            Some(entry) if entry.key == key => {
-                let seq = self.meta.seq_base + entry.seq;
-                if seq > at {
-                    return self.get_older(key, at);
-                }
-                Ok(Some(Found::in_block(seq, entry.op, cursor.block(), cursor.value_range())))
-            }
-            _ => {
+        let found = partition.index.at_or_after(key).map_err(bad(at_partition.offset))?;
+        let Some((_, value)) = found else { return Ok(None) };
+        let handle = self.handle(opened, value, at_partition.offset)?;
+        let block =
+            self.data(handle, reach, true, || self.read_raw(&*opened.file, handle, BlockKind::Data))?;
+        match block.find(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))? {
+            Some((seq, ..)) if self.meta.seq_base + seq > at => self.get_older(key, at),
+            Some((seq, op, value)) => Ok(Some(Found::in_block(self.meta.seq_base + seq, op, &block, value))),
+            None => {
                 self.cache.filter_false.add(1);
                 Ok(None)
             }
@@ -423,9 +412,12 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
         self.data = None;
         self.index = None;
         let opened = self.table.opened(Reach::Disk)?;
-        let Some(top) = &self.top else { return Ok(()) };
-        let found = self.table.partition(opened, top, Reach::Disk, self.keep)?;
-        let Some((partition, offset)) = found else { return Ok(()) };
+        let Some((top, entry)) = self.top.as_ref().and_then(|top| Some((top, top.entry()?))) else {
+            return Ok(());
+        };
+        let handle = self.table.handle(opened, entry.value, opened.blocks_end)?;
+        let partition = self.table.partition(opened, (top.index(), handle), Reach::Disk, self.keep)?;
+        let offset = handle.offset;
         let mut index = BlockCursor::new(partition.index.clone());
         go_in_index(&mut index, place).map_err(|_| self.table.corrupt(offset, "malformed index"))?;
         self.index = Some(index);
@@ -437,8 +429,8 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
     fn enter_block(&mut self, place: Place<'_>) -> Result<()> {
         self.data = None;
         let opened = self.table.opened(Reach::Disk)?;
-        let Some(index) = &self.index else { return Ok(()) };
-        let Some(handle) = self.table.handle(opened, index, self.index_offset)? else { return Ok(()) };
+        let Some(entry) = self.index.as_ref().and_then(BlockCursor::entry) else { return Ok(()) };
+        let handle = self.table.handle(opened, entry.value, self.index_offset)?;
         let (table, ahead) = (&*self.table, &mut self.ahead);
         let read = || {
             let bytes = ahead.read(&*opened.file, handle, opened.blocks_end);
