@@ -85,6 +85,32 @@ impl Attachment {
     pub(crate) fn make_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
     }
+
+    /// The bytes, mapped; the length is checked, the contents are not.
+    fn map(&self) -> Result<Bytes> {
+        let name = name(self.meta.number);
+        let bytes = self.vfs.map(&self.path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                Error::corrupt(&name, 0, "the file is missing, but the manifest names it")
+            }
+            _ => Error::io("map", &self.path, e),
+        })?;
+        let (len, expected) = ((*bytes).as_ref().len() as u64, self.meta.len);
+        if len != expected {
+            let reason = format!("the file has {len} bytes, the manifest says {expected}");
+            return Err(Error::corrupt(name, len, reason));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads all of it.
+    pub(crate) fn verify(&self) -> Result<()> {
+        if crc32fast::hash((*self.map()?).as_ref()) != self.meta.crc {
+            let name = name(self.meta.number);
+            return Err(Error::corrupt(name, 0, "the checksum of the file is not the manifest's"));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Attachment {
@@ -136,26 +162,10 @@ impl Attachments {
     /// The bytes of an attachment, mapped. The length is checked here, the contents by whoever reads them.
     pub fn map(&self, number: u64) -> Result<Bytes> {
         let view = self.shared.view.load();
-        let name = format!("{number:010}.att");
         let Some(attachment) = view.version.attachments.get(&number) else {
-            return Err(Error::corrupt(name, 0, "no such attachment in the manifest"));
+            return Err(Error::corrupt(name(number), 0, "no such attachment in the manifest"));
         };
-        let bytes = self.shared.options.vfs.map(&attachment.path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                Error::corrupt(&name, 0, "the file is missing, but the manifest names it")
-            }
-            _ => Error::io("map", &attachment.path, e),
-        })?;
-        let len = (*bytes).as_ref().len() as u64;
-        if len != attachment.meta.len {
-            let expected = attachment.meta.len;
-            return Err(Error::corrupt(
-                name,
-                len,
-                format!("the file has {len} bytes, the manifest says {expected}"),
-            ));
-        }
-        Ok(Arc::new(Mapped { bytes, _attachment: attachment.clone() }))
+        Ok(Arc::new(Mapped { bytes: attachment.map()?, _attachment: attachment.clone() }))
     }
 
     /// The bytes of a file that was finished and is not attached yet.
@@ -166,7 +176,7 @@ impl Attachments {
 
     /// Installs changes by one manifest record; returns when it is durable.
     pub fn install(&self, edit: AttachmentEdit) -> Result<()> {
-        self.shared.commit(crate::version::edit::Edit { attachments: edit, ..Default::default() }).map(drop)
+        self.shared.commit(crate::version::edit::Edit { attachments: edit, ..Default::default() })
     }
 
     /// Removes a file that was created and will not be named.
@@ -208,6 +218,11 @@ impl io::Write for AttachmentWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What an attachment's file is called.
+pub(crate) fn name(number: u64) -> String {
+    format!("{number:010}.att")
 }
 
 /// Live attachments by number.

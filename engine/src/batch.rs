@@ -160,7 +160,7 @@ impl Batch {
     }
 }
 
-fn check_len(what: &'static str, size: usize, limit: usize) -> Result<()> {
+pub(crate) fn check_len(what: &'static str, size: usize, limit: usize) -> Result<()> {
     if size > limit {
         return Err(Error::TooLarge { what, size: size as u64, limit: limit as u64 });
     }

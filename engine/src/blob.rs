@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! file:    │ magic "LMNBLB01" │ uid: u64 │ value, sealed as a block of a table … │
-//! handle:  │ file: varint │ offset: varint │ length, with the trailer: varint │
+//! handle:  │ uid of the file: u64 │ offset: varint │ length, with the trailer: varint │
 //! ```
+//!
+//! Handles name a file by its uid, so that tables and blob files may move to another store under other numbers.
 //!
 //! A table states how many bytes of which blob files it points to ([`Properties::blobs`]), so what of a file is still in use
 //! is the sum over all tables of a version, and no count is kept anywhere that could go wrong. A file that nothing points to
@@ -56,6 +58,7 @@ impl BlobMeta {
 /// Where a value lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlobHandle {
+    /// The uid of the file.
     pub file: u64,
     pub offset: u64,
     pub len: usize,
@@ -63,15 +66,15 @@ pub(crate) struct BlobHandle {
 
 impl BlobHandle {
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
-        for value in [self.file, self.offset, self.len as u64] {
-            put_varint(out, value);
-        }
+        out.extend_from_slice(&self.file.to_le_bytes());
+        put_varint(out, self.offset);
+        put_varint(out, self.len as u64);
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<BlobHandle> {
         let mut decoder = Decoder::new(bytes);
         let mut read = || {
-            let (file, offset, len) = (decoder.varint()?, decoder.varint()?, decoder.length()?);
+            let (file, offset, len) = (decoder.u64()?, decoder.varint()?, decoder.length()?);
             decoder.is_empty().then_some(BlobHandle { file, offset, len })
         };
         read().ok_or_else(|| Error::corrupt("a table", 0, "malformed handle of a value"))
@@ -87,8 +90,11 @@ pub(crate) struct BlobFile {
     obsolete: AtomicBool,
 }
 
-/// Live blob files by number.
+/// Live blob files by uid.
 pub(crate) type BlobMap = BTreeMap<u64, Arc<BlobFile>>;
+
+/// For who can meet no handle.
+pub(crate) static NO_BLOBS: BlobMap = BlobMap::new();
 
 impl Drop for BlobFile {
     fn drop(&mut self) {
@@ -183,7 +189,7 @@ impl BlobWriter {
         if self.buffer.len() >= WRITE_BYTES {
             self.write_out()?;
         }
-        Ok(BlobHandle { file: self.meta.number, offset, len: bytes.len() })
+        Ok(BlobHandle { file: self.meta.uid, offset, len: bytes.len() })
     }
 
     /// Bytes so far.

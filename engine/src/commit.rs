@@ -14,7 +14,8 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
-use crate::state::Shared;
+use crate::state::{How, Shared};
+use crate::version::edit::Edit;
 
 /// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,5 +92,35 @@ impl Commit {
         log.sync(log.end())?;
         shared.visible.fetch_max(order.last, Ordering::AcqRel);
         shared.freeze(order.last, None)
+    }
+
+    /// Takes in tables that were made past log and memory. All writers wait: `flush` empties memory, then `edit` says what
+    /// comes at the sequence number it is given. An empty batch in the log keeps its numbers without a gap.
+    pub(crate) fn ingest(
+        &self,
+        shared: &Shared,
+        log: &Log,
+        flush: &dyn Fn() -> Result<()>,
+        edit: &mut dyn FnMut(Seq) -> Edit,
+    ) -> Result<Seq> {
+        shared.check()?;
+        let mut order = self.order.lock();
+        log.sync(log.end())?;
+        shared.visible.fetch_max(order.last, Ordering::AcqRel);
+        shared.freeze(order.last, None)?;
+        flush()?;
+        let seq = order.last + 1;
+        let mut payload = Vec::new();
+        Batch::new().encode(&mut payload);
+        let end = log.append(seq, Kind::Batch, &[&payload])?;
+        order.last = seq;
+        log.sync(end)?;
+        let mut edit = edit(seq);
+        let floor = seq.saturating_sub(shared.options.retain_seqs);
+        edit.floor = Some(floor.max(shared.view.load().version.floor));
+        edit.log = Some(log.durable());
+        shared.commit_with(edit, How::Ingest)?;
+        shared.visible.fetch_max(seq, Ordering::AcqRel);
+        Ok(seq)
     }
 }

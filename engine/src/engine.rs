@@ -12,8 +12,11 @@ use parking_lot::Mutex;
 use crate::attachment::{Attachments, Frozen};
 use crate::background::Background;
 use crate::batch::Batch;
+use crate::checkpoint;
 use crate::commit::{Commit, Durability};
 use crate::error::{Error, Result};
+use crate::file_set::{self, FileSet, SetFile};
+use crate::ingest::Ingestion;
 use crate::key::{Entry, Seq};
 use crate::log::{Log, Recovery};
 use crate::options::Options;
@@ -23,6 +26,7 @@ use crate::slice::Slice;
 use crate::snapshot::Snapshot;
 use crate::state::Shared;
 use crate::stats::{LevelStats, Stats};
+use crate::version::edit::Edit;
 use crate::vfs::Lock;
 
 /// An open store. Share it by `Arc`; all methods may be called from any thread.
@@ -262,6 +266,64 @@ impl Engine {
         recovery::remove_orphans(&self.shared)
     }
 
+    /// Makes `dir`, which is empty or not there, a store of its own that holds everything up to the sequence number it
+    /// answers: by hard links, so that it costs room only as this store moves on; by copies to another device. `step` is
+    /// called with each file's name and bytes, and may stop it by answering false; then the answer is `None` and `dir` does
+    /// not open. With an outer log it holds what was flushed.
+    pub fn checkpoint(
+        &self,
+        dir: impl AsRef<Path>,
+        step: &mut dyn FnMut(&str, u64) -> bool,
+    ) -> Result<Option<Seq>> {
+        if self.background.log.is_some() {
+            self.flush()?;
+        }
+        let version = self.shared.view.load().version.clone();
+        checkpoint::write(&self.shared, &version, dir.as_ref(), step)
+    }
+
+    /// The files of everything up to [`Engine::durable_seq`], held so that they can be sent elsewhere.
+    pub fn file_set(&self) -> FileSet {
+        FileSet::new(&self.shared)
+    }
+
+    /// Which files of a set, described by its manifest, are neither here nor whole in the folder `staged`.
+    pub fn missing(&self, manifest: &[u8], staged: impl AsRef<Path>) -> Result<Vec<SetFile>> {
+        file_set::missing(&self.shared, manifest, staged.as_ref())
+    }
+
+    /// Replaces everything, memory included, by a set of files: those that are not here lie in `staged`. All of them are
+    /// read and checked first; then one manifest edit does it. Answers the sequence number of the set.
+    ///
+    /// Only for a store under an outer log, whose owner applies nothing meanwhile, and afterwards what follows the answer.
+    pub fn install(&self, manifest: &[u8], staged: impl AsRef<Path>) -> Result<Seq> {
+        assert!(self.background.log.is_none(), "a store with a log of its own cannot be replaced under it");
+        self.shared.check()?;
+        file_set::install(&self.shared, manifest, staged.as_ref())
+    }
+
+    /// Begins to take in rows that are sorted already.
+    pub fn ingest(&self) -> Ingestion<'_> {
+        Ingestion::new(self, &self.shared)
+    }
+
+    pub(crate) fn retains(&self) -> bool {
+        self.shared.options.retain_seqs > 0
+    }
+
+    pub(crate) fn commit_ingested(&self, edit: &mut dyn FnMut(Seq) -> Edit) -> Result<Seq> {
+        let log = self.log()?;
+        self.flush()?; // most of it while others still write
+        let flush = || {
+            self.work_inline()?;
+            self.wait(|work| work.queue.is_empty() && !work.flushing)
+        };
+        let seq = self.commit.ingest(&self.shared, log, &flush, edit)?;
+        log.purge(seq)?;
+        self.work_inline()?;
+        Ok(seq)
+    }
+
     /// Reads all tables and checks every block, every value and count, and every attachment's checksum. `step` is called with each
     /// file's name and bytes before it is read and may stop the check by answering false. Problems are returned, not
     /// repaired.
@@ -279,19 +341,11 @@ impl Engine {
             }
             problems.extend(table.verify(&mut value).err());
         }
-        let files = self.attachments();
         for attachment in version.attachments.values() {
-            let name = format!("{:010}.att", attachment.meta.number);
-            if !step(&name, attachment.meta.len) {
+            if !step(&crate::attachment::name(attachment.meta.number), attachment.meta.len) {
                 return Ok(problems);
             }
-            match files.map(attachment.meta.number) {
-                Ok(bytes) if crc32fast::hash((*bytes).as_ref()) != attachment.meta.crc => {
-                    problems.push(Error::corrupt(name, 0, "the checksum of the file is not the manifest's"));
-                }
-                Ok(_) => {}
-                Err(error) => problems.push(error),
-            }
+            problems.extend(attachment.verify().err());
         }
         Ok(problems)
     }

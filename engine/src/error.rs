@@ -56,6 +56,14 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Rows that have to come in order do not.
+    #[error("the key {key} comes after {after}, but keys must ascend")]
+    OutOfOrder {
+        /// The key, printable.
+        key: String,
+        /// The one before it.
+        after: String,
+    },
     /// A moment that cannot be read: too old, and overwritten since, or not yet there.
     #[error("the data as of seq {seq} cannot be read; the oldest that can is {oldest}, the newest {newest}")]
     OutOfReach {

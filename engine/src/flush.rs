@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::attachment::Attachments;
-use crate::blob::BlobMap;
+use crate::blob::NO_BLOBS;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{Entry, Op};
 use crate::log::Log;
 use crate::output::{Fate, Output, Plan, Survivors};
 use crate::range_delete::WAITING;
-use crate::state::{FlushTask, Shared};
+use crate::state::{FlushTask, How, Shared};
 use crate::version::Version;
 use crate::version::edit::Edit;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>)
     if let Some(attached) = &mut task.attached {
         edit.attachments = attached.write(&files)?;
     }
-    shared.commit_flush(edit, Some(&task.memtable))?;
+    shared.commit_with(edit, How::Flush(&task.memtable))?;
     shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
     if let Some(attached) = task.attached.take() {
         attached.installed(&files)?;
@@ -57,9 +57,8 @@ fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut 
     let floor = edit.floor.unwrap_or(version.floor);
     let (ranges, now) = (task.memtable.range_deletes(), shared.options.now_ms());
     let mut survivors = Survivors::new(floor, now, &ranges);
-    let blobs = BlobMap::new();
     let table = version.table_options(0, now, &shared.options);
-    let mut output = Output::new(shared, Plan { table, blobs: &blobs, collect: Vec::new() });
+    let mut output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
     let mut cursor = task.memtable.cursor();
     cursor.seek_first()?;
     while let Some(entry) = cursor.entry() {

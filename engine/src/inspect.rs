@@ -65,8 +65,12 @@ fn edit_text(edit: &Edit) -> String {
     }));
     parts.extend(edit.attachments.detach.iter().map(|number| format!("-file {number}")));
     parts.extend(edit.attachments.state.iter().map(|state| format!("state {} bytes", state.len())));
-    parts.extend(edit.add_blobs.iter().map(|meta| format!("+blobs {} {} bytes", meta.number, meta.len)));
-    parts.extend(edit.remove_blobs.iter().map(|number| format!("-blobs {number}")));
+    parts.extend(
+        edit.add_blobs
+            .iter()
+            .map(|meta| format!("+blobs {} {:016x} {} bytes", meta.number, meta.uid, meta.len)),
+    );
+    parts.extend(edit.remove_blobs.iter().map(|uid| format!("-blobs {uid:016x}")));
     for (sign, ranges) in [('+', &edit.add_ranges), ('-', &edit.remove_ranges)] {
         parts.extend(ranges.iter().map(|range| {
             format!(
@@ -97,7 +101,7 @@ pub(crate) fn version(version: &Version) -> String {
     }));
     let used = version.blob_bytes_used();
     lines.extend(version.blobs.values().map(|blob| {
-        let used = used.get(&blob.meta.number).copied().unwrap_or(0);
+        let used = used.get(&blob.meta.uid).copied().unwrap_or(0);
         format!("blobs {} {} bytes, {used} in use", blob.meta.number, blob.meta.len)
     }));
     lines.extend(version.attachments.values().map(|attachment| {

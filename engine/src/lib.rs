@@ -38,6 +38,8 @@ pub mod batch;
 pub mod coding;
 pub mod engine;
 pub mod error;
+pub mod file_set;
+pub mod ingest;
 pub mod inspect;
 pub mod key;
 pub mod log;
@@ -50,6 +52,7 @@ pub mod vfs;
 
 mod background;
 mod blob;
+mod checkpoint;
 mod commit;
 mod compaction;
 mod cursor;

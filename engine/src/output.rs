@@ -162,7 +162,7 @@ impl<'a> Output<'a> {
     fn table(&mut self) -> Result<&mut TableBuilder> {
         if self.table.is_none() {
             let (number, options) = (self.shared.next_file(), &self.shared.options);
-            let (path, uid) = (self.shared.table_path(number), (options.random)());
+            let (path, uid) = (self.shared.table_path(number), self.shared.uid(number));
             self.written.push(path.clone());
             self.table = Some(TableBuilder::create(&*options.vfs, &path, number, uid, self.plan.table)?);
         }
@@ -180,7 +180,7 @@ impl<'a> Output<'a> {
         }
         if self.blob.is_none() {
             let (number, options) = (self.shared.next_file(), &self.shared.options);
-            let (path, uid) = (self.shared.blob_path(number), (options.random)());
+            let (path, uid) = (self.shared.blob_path(number), self.shared.uid(number));
             self.written.push(path.clone());
             let codec = self.plan.table.codec;
             self.blob = Some(BlobWriter::create(&*options.vfs, &path, number, uid, codec)?);
@@ -199,8 +199,9 @@ impl<'a> Output<'a> {
 /// The value that a handle points to.
 pub(crate) fn read_blob(blobs: &BlobMap, handle: BlobHandle) -> Result<Vec<u8>> {
     let missing = || {
-        let name = crate::blob::name(handle.file);
-        Error::corrupt(name, handle.offset, "a value points to this file, but the manifest does not name it")
+        let reason =
+            format!("a value lies in the blob file {:016x}, which the manifest does not name", handle.file);
+        Error::corrupt("a table", 0, reason)
     };
     blobs.get(&handle.file).ok_or_else(missing)?.read(handle)
 }

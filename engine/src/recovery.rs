@@ -48,7 +48,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
     let found = Found::list(dir, &options)?;
     let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
     let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
-    let opened = Manifest::open(dir, &options, &files)?;
+    let opened = Manifest::open(dir, &options, &files, found.names.first().map(|(_, name)| name.as_str()))?;
     let version = opened.version;
     // Found out before any thread starts: later, a file that is not named may be one that is being written.
     let orphans = found.orphans(&version);
@@ -147,7 +147,7 @@ impl Found {
             if name.ends_with(".sst") {
                 version.slots.iter().flatten().any(|table| table.meta.number == number)
             } else if name.ends_with(".blob") {
-                version.blobs.contains_key(&number)
+                version.blobs.values().any(|blob| blob.meta.number == number)
             } else {
                 version.attachments.contains_key(&number)
             }

@@ -16,6 +16,7 @@ use crate::attachment::Frozen;
 use crate::blob::BlobHandle;
 use crate::compaction::picker::Picker;
 use crate::error::{Error, Result};
+use crate::ingest;
 use crate::key::Seq;
 use crate::memtable::Memtable;
 use crate::options::Options;
@@ -23,6 +24,7 @@ use crate::output;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Slice;
 use crate::stats::Counters;
+use crate::table::builder::TableMeta;
 use crate::table::cache::BlockCache;
 use crate::table::reader::{Reach, Table};
 use crate::version::Version;
@@ -116,6 +118,21 @@ pub(crate) struct Work {
     pub closing: bool,
 }
 
+/// What an edit comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum How<'a> {
+    /// A flush of this memtable, which goes in the same swap.
+    Flush(&'a Arc<Memtable>),
+    /// A compaction that was planned on this version.
+    Compaction(&'a Version),
+    /// Tables that were made elsewhere and are newer than all others; all memory is flushed, and nobody writes.
+    Ingest,
+    /// A set of files in place of everything.
+    Install,
+    /// Something that touches no table.
+    Alone,
+}
+
 /// The engine's state.
 pub(crate) struct Shared {
     pub options: Options,
@@ -141,8 +158,23 @@ impl Shared {
         self.next_file.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The number that the next file would get.
+    pub(crate) fn peek_next_file(&self) -> u64 {
+        self.next_file.load(Ordering::Relaxed)
+    }
+
+    /// Takes `count` numbers and more; the first is the answer.
+    pub(crate) fn reserve_files(&self, count: u64) -> u64 {
+        self.next_file.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// A uid for a file, unlike that of any other here even where randomness is poor.
+    pub(crate) fn uid(&self, number: u64) -> u64 {
+        (self.options.random)() ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
     pub(crate) fn table_path(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:010}.sst"))
+        self.dir.join(crate::table::name(number))
     }
 
     pub(crate) fn blob_path(&self, number: u64) -> PathBuf {
@@ -150,39 +182,36 @@ impl Shared {
     }
 
     pub(crate) fn attachment_path(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:010}.att"))
+        self.dir.join(crate::attachment::name(number))
     }
 
     pub(crate) fn cache(&self) -> &Arc<BlockCache> {
         &self.files.cache
     }
 
-    /// Makes an edit durable and swaps the version; the memtable of a flush goes in the same swap.
-    pub(crate) fn commit_flush(&self, edit: Edit, flushed: Option<&Arc<Memtable>>) -> Result<bool> {
-        self.commit_from(edit, flushed, None)
-    }
-
-    /// Makes the edit of a compaction durable; `false`: nothing was done, because since `from` an input has gone or a
-    /// range delete has come that the outputs do not heed.
-    pub(crate) fn commit_compaction(&self, edit: Edit, from: &Version) -> Result<bool> {
-        self.commit_from(edit, None, Some(from))
-    }
-
-    fn commit_from(
-        &self,
-        mut edit: Edit,
-        flushed: Option<&Arc<Memtable>>,
-        from: Option<&Version>,
-    ) -> Result<bool> {
+    /// Makes an edit durable and swaps the version. `false`: a compaction has lost what it relied on, nothing was done.
+    pub(crate) fn commit_with(&self, mut edit: Edit, how: How<'_>) -> Result<bool> {
+        if matches!(how, How::Install) {
+            // What waits to be flushed is older than what comes.
+            let mut work = self.work.lock();
+            work.queue.clear();
+            while work.flushing {
+                self.bell.wait(&mut work);
+            }
+        }
         let mut manifest = self.manifest.lock();
         let before = self.view.load().version.clone();
         let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
-        let heeded = from.is_none_or(|from| {
-            let known = from.range_deletes.list();
-            before.range_deletes.list().iter().all(|range| known.contains(range))
-        });
-        if !heeded || !edit.remove.iter().all(live) {
-            return Ok(false);
+        match how {
+            How::Compaction(from) if !is_heeded(&edit, from, &before) => return Ok(false),
+            How::Ingest => ingest::place(&before, &mut edit),
+            How::Install => {
+                edit.remove = before.slots.iter().flatten().map(|table| table.meta.number).collect();
+                edit.attachments.detach = before.attachments.keys().copied().collect();
+                edit.remove_blobs = before.blobs.keys().copied().collect();
+                edit.remove_ranges = before.range_deletes.list().to_vec();
+            }
+            _ => {}
         }
         let mut after = (*before).clone();
         manifest::apply(&mut after, &edit, &self.files)?;
@@ -211,15 +240,15 @@ impl Shared {
         }
         // A blob file goes with the last table that points into it.
         let used = after.blob_bytes_used();
-        let is_used = |number: &u64| used.get(number).is_some_and(|&bytes| bytes > 0);
-        for blob in after.blobs.values().filter(|blob| !is_used(&blob.meta.number)) {
-            match before.blobs.contains_key(&blob.meta.number) {
-                true => edit.remove_blobs.push(blob.meta.number),
+        let is_used = |uid: &u64| used.get(uid).is_some_and(|&bytes| bytes > 0);
+        for blob in after.blobs.values().filter(|blob| !is_used(&blob.meta.uid)) {
+            match before.blobs.contains_key(&blob.meta.uid) {
+                true => edit.remove_blobs.push(blob.meta.uid),
                 false => blob.make_obsolete(), // nothing has named it yet
             }
         }
-        edit.add_blobs.retain(|meta| is_used(&meta.number));
-        after.blobs.retain(|number, _| is_used(number));
+        edit.add_blobs.retain(|meta| is_used(&meta.uid));
+        after.blobs.retain(|uid, _| is_used(uid));
         let next_file = self.next_file.load(Ordering::Relaxed);
         edit.next_file = Some(next_file);
         // The names of new files must be durable before a record names them.
@@ -233,8 +262,8 @@ impl Shared {
                 table.make_obsolete();
             }
         }
-        for (number, blob) in &before.blobs {
-            if !after.blobs.contains_key(number) {
+        for (uid, blob) in &before.blobs {
+            if after.blobs.get(uid).is_none_or(|other| other.meta.number != blob.meta.number) {
                 blob.make_obsolete();
             }
         }
@@ -246,18 +275,23 @@ impl Shared {
         drop(before);
         let _work = self.work.lock();
         let view = self.view.load();
-        let mut frozen = view.frozen.clone();
-        if let Some(flushed) = flushed {
-            frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
+        let (mut active, mut frozen) = (view.active.clone(), view.frozen.clone());
+        match how {
+            How::Flush(flushed) => frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed)),
+            How::Install => {
+                (active, frozen) = (Arc::new(Memtable::new()), Vec::new());
+                self.visible.store(after.durable_seq, Ordering::Release);
+            }
+            _ => {}
         }
-        self.view.store(Arc::new(View::new(view.active.clone(), frozen, Arc::new(after))));
+        self.view.store(Arc::new(View::new(active, frozen, Arc::new(after))));
         self.bell.notify_all();
         Ok(true)
     }
 
-    /// Makes an edit durable and swaps the version, as [`Shared::commit_flush`] does.
-    pub(crate) fn commit(&self, edit: Edit) -> Result<bool> {
-        self.commit_flush(edit, None)
+    /// Makes an edit durable that changes attachments only.
+    pub(crate) fn commit(&self, edit: Edit) -> Result<()> {
+        self.commit_with(edit, How::Alone).map(drop)
     }
 
     /// Starts a new memtable; the old one, with `attached`, waits to be flushed. Everything up to `seq` is in it, and the
@@ -318,6 +352,21 @@ impl Shared {
     pub(crate) fn check(&self) -> Result<()> {
         check(&self.work.lock())
     }
+}
+
+/// Whether what a compaction relied on still holds: its inputs are there, no range delete has come that its outputs do not
+/// heed, and nothing has come to where they go.
+fn is_heeded(edit: &Edit, from: &Version, before: &Version) -> bool {
+    let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
+    let known = from.range_deletes.list();
+    let is_free = |(slot, meta): &(u8, TableMeta)| {
+        let others =
+            before.slots[usize::from(*slot)].iter().filter(|table| !edit.remove.contains(&table.meta.number));
+        *slot == 0 || !others.clone().any(|table| table.overlaps(&meta.smallest, &meta.largest))
+    };
+    before.range_deletes.list().iter().all(|range| known.contains(range))
+        && edit.remove.iter().all(live)
+        && edit.add.iter().all(is_free)
 }
 
 fn check(work: &Work) -> Result<()> {

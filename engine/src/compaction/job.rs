@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::key::{Entry, Op};
 use crate::merge::MergeCursor;
 use crate::output::{Fate, Output, Plan, Survivors};
-use crate::state::Shared;
+use crate::state::{How, Shared};
 use crate::table::builder::TableMeta;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
@@ -41,7 +41,7 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn()
         let tables = edit.add.iter().map(|(_, meta)| shared.table_path(meta.number));
         tables.chain(edit.add_blobs.iter().map(|meta| shared.blob_path(meta.number))).collect()
     };
-    if shared.commit_compaction(edit, version)? {
+    if shared.commit_with(edit, How::Compaction(version))? {
         shared.counters.compacted(job.reason, read, written);
     } else {
         for path in &outputs {

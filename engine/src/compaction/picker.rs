@@ -195,9 +195,10 @@ fn upkeep(version: &Version, now: u64) -> Option<Job> {
         let mut ranges = version.range_deletes.list().iter().filter(|range| range.seq <= version.floor);
         ranges.any(|range| RangeDeletes::touches(range, &table.meta))
     };
+    let expired = |table: &Arc<Table>| if table.meta.expiry_max <= now { table.meta.expiring } else { 0 };
+    let of_expired = |table: &&Arc<Table>| expired(table) * 2 >= table.meta.entries && is_old(table);
     let of_deletes = |table: &&Arc<Table>| {
-        let expired = if table.meta.expiry_max <= now { table.meta.expiring } else { 0 };
-        (table.meta.deletes + expired) * 2 >= table.meta.entries && is_old(table)
+        (table.meta.deletes + expired(table)) * 2 >= table.meta.entries && is_old(table)
     };
     let collect = blobs_to_collect(version);
     let of_blobs = |table: &&Arc<Table>| table.meta.blobs.iter().any(|(file, _)| collect.contains(file));
@@ -205,12 +206,13 @@ fn upkeep(version: &Version, now: u64) -> Option<Job> {
         let mut slots = version.slots.iter().enumerate().skip(from);
         slots.find_map(|(slot, tables)| tables.iter().find(wanted).map(|table| (slot, table.clone())))
     };
-    // Those of slot 0 that are mostly deletes go soon enough, and with company.
     let found = find(0, &under_range).map(|found| (Reason::RangeDelete, found));
+    // Those of slot 0 that are mostly deletes go soon enough, and with company.
     let found = found.or_else(|| find(1, &of_deletes).map(|found| (Reason::Deletes, found)));
+    let found = found.or_else(|| find(0, &of_expired).map(|found| (Reason::Expired, found)));
     let found = found.or_else(|| find(0, &of_blobs).map(|found| (Reason::Blobs, found)));
     let (reason, (slot, table)) = found?;
-    if slot == 0 && reason == Reason::RangeDelete {
+    if slot == 0 && reason != Reason::Blobs {
         // Slot 0 overlaps itself: all of it goes to the first slot below that holds anything, or to the last.
         let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
         let inputs = vec![Input { slot, tables: version.slots[0].clone() }];
@@ -229,14 +231,14 @@ fn upkeep(version: &Version, now: u64) -> Option<Job> {
 /// Percent of a blob file that may be unused before its values are written anew.
 const BLOB_GARBAGE_PERCENT: u64 = 50;
 
-/// Blob files of which too much is unused.
+/// Blob files of which too much is unused, by uid.
 pub(crate) fn blobs_to_collect(version: &Version) -> Vec<u64> {
     let used = version.blob_bytes_used();
     let is_garbage = |meta: &BlobMeta| {
-        let unused = meta.len.saturating_sub(used.get(&meta.number).copied().unwrap_or(0));
+        let unused = meta.len.saturating_sub(used.get(&meta.uid).copied().unwrap_or(0));
         unused * 100 > meta.len * BLOB_GARBAGE_PERCENT
     };
-    version.blobs.values().map(|blob| blob.meta).filter(is_garbage).map(|meta| meta.number).collect()
+    version.blobs.values().map(|blob| blob.meta).filter(is_garbage).map(|meta| meta.uid).collect()
 }
 
 /// The strategy that the options ask for.

@@ -50,7 +50,7 @@ pub(crate) struct Properties {
     pub smallest: Vec<u8>,
     /// Largest key.
     pub largest: Vec<u8>,
-    /// Blob files that its entries point into: number, and bytes of what they point to; ascending.
+    /// Blob files that its entries point into: uid, and bytes of what they point to; ascending.
     pub blobs: Vec<(u64, u64)>,
 }
 
@@ -94,7 +94,7 @@ impl TableMeta {
 
 impl Properties {
     /// `uid ‖ entries ‖ deletes ‖ expiring ‖ expiry_max ‖ raw_bytes ‖ min_seq ‖ max_seq ‖ written_ms` as varints, then the
-    /// slices `smallest ‖ largest`, then the number of blob files and for each its number and bytes, as varints.
+    /// slices `smallest ‖ largest`, then the number of blob files and for each its uid and bytes, as varints.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         for value in [
             self.uid,

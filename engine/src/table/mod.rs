@@ -28,3 +28,8 @@ pub(crate) mod cache;
 pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod reader;
+
+/// What a table's file is called.
+pub(crate) fn name(number: u64) -> String {
+    format!("{number:010}.sst")
+}

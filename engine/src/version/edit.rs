@@ -6,7 +6,7 @@
 //! 4 table: level u8 ‖ meta        5 table gone: number varint  6 attachment: meta
 //! 7 attachment gone: varint       8 range delete: start slice ‖ end slice ‖ seq varint ‖ floor varint
 //! 9 durable log position: segment varint ‖ offset varint       10 range delete gone: as 8
-//! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: number varint
+//! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: uid varint
 //! ```
 
 use crate::attachment::{AttachmentEdit, AttachmentMeta};
@@ -33,6 +33,7 @@ pub(crate) struct Edit {
     /// What was before this seq may be gone.
     pub floor: Option<Seq>,
     pub add_blobs: Vec<BlobMeta>,
+    /// Their uids.
     pub remove_blobs: Vec<u64>,
 }
 
@@ -89,9 +90,9 @@ impl Edit {
             out.push(12);
             meta.encode(&mut out);
         }
-        for number in &self.remove_blobs {
+        for uid in &self.remove_blobs {
             out.push(13);
-            put_varint(&mut out, *number);
+            put_varint(&mut out, *uid);
         }
         out
     }

@@ -83,11 +83,11 @@ impl Replay {
                 return Err(format!("an edit detaches file {number}, which is not there"));
             }
         }
-        for number in edit.remove_blobs {
+        for uid in edit.remove_blobs {
             let before = whole.add_blobs.len();
-            whole.add_blobs.retain(|meta| meta.number != number);
+            whole.add_blobs.retain(|meta| meta.uid != uid);
             if whole.add_blobs.len() == before {
-                return Err(format!("an edit removes blob file {number}, which is not there"));
+                return Err(format!("an edit removes the blob file {uid:016x}, which is not there"));
             }
         }
         whole.add_blobs.extend(edit.add_blobs);
@@ -100,23 +100,19 @@ impl Replay {
 }
 
 impl Manifest {
-    pub(crate) fn open(dir: &Path, options: &Options, files: &Files) -> Result<Opened> {
-        let log_options = LogOptions {
-            dir: dir.to_path_buf(),
-            extension: EXTENSION,
-            segment_bytes: 1 << 20,
-            first_segment_bytes: 4096,
-            uuid: None,
-            random: options.random,
-        };
+    /// `data` is the name of a table or the like, if there is any.
+    pub(crate) fn open(dir: &Path, options: &Options, files: &Files, data: Option<&str>) -> Result<Opened> {
         let mut replay = Replay::default();
         let (log, recovery) =
-            Log::open(options.vfs.clone(), log_options, None, 1, &mut |seq, kind, payload| {
+            Log::open(options.vfs.clone(), log_options(dir, options), None, 1, &mut |seq, kind, payload| {
                 let bad = |reason: String| Error::corrupt(format!("the manifest, record {seq}"), 0, reason);
                 let edit = Edit::decode(payload).ok_or_else(|| bad("malformed edit".into()))?;
                 replay.apply(kind, edit).map_err(bad)
             })?;
         let fresh = recovery.last_seq.is_none();
+        if fresh && let Some(name) = data {
+            return Err(Error::corrupt("the manifest", 0, format!("it is empty, but {name} is there")));
+        }
         if !fresh && replay.whole.is_none() {
             return Err(Error::corrupt(
                 "the manifest",
@@ -157,27 +153,53 @@ impl Manifest {
     }
 
     fn write_snapshot(&mut self, version: &Version, next_file: u64, log: Option<Position>) -> Result<()> {
-        let mut whole = Edit {
-            next_file: Some(next_file),
-            durable_seq: Some(version.durable_seq),
-            floor: Some(version.floor),
-            log,
-            add_ranges: version.range_deletes.list().to_vec(),
-            ..Edit::default()
-        };
-        whole.attachments.state = Some(version.state.to_vec());
-        whole.attachments.attach = version.attachments.values().map(|a| a.meta.clone()).collect();
-        whole.add_blobs = version.blobs.values().map(|blob| blob.meta).collect();
-        for (slot, tables) in version.slots.iter().enumerate() {
-            // Oldest first, as edits would have added them.
-            whole.add.extend(tables.iter().rev().map(|table| (slot as u8, table.meta.clone())));
-        }
+        let whole = whole(version, next_file, log);
         let bytes = whole.encode();
         self.snapshot_bytes = bytes.len() as u64;
         self.since_snapshot = 0;
         self.append(Kind::Snapshot, &bytes)?;
         self.log.purge(self.last - 1)
     }
+}
+
+fn log_options(dir: &Path, options: &Options) -> LogOptions {
+    LogOptions {
+        dir: dir.to_path_buf(),
+        extension: EXTENSION,
+        segment_bytes: 1 << 20,
+        first_segment_bytes: 4096,
+        uuid: None,
+        random: options.random,
+    }
+}
+
+/// Everything that is live, as an edit from nothing.
+pub(crate) fn whole(version: &Version, next_file: u64, log: Option<Position>) -> Edit {
+    let mut whole = Edit {
+        next_file: Some(next_file),
+        durable_seq: Some(version.durable_seq),
+        floor: Some(version.floor),
+        log,
+        add_ranges: version.range_deletes.list().to_vec(),
+        ..Edit::default()
+    };
+    whole.attachments.state = Some(version.state.to_vec());
+    whole.attachments.attach = version.attachments.values().map(|a| a.meta.clone()).collect();
+    whole.add_blobs = version.blobs.values().map(|blob| blob.meta).collect();
+    for (slot, tables) in version.slots.iter().enumerate() {
+        // Oldest first, as edits would have added them.
+        whole.add.extend(tables.iter().rev().map(|table| (slot as u8, table.meta.clone())));
+    }
+    whole
+}
+
+/// Writes the manifest of a store whose files lie in `dir` already, and which nobody has open.
+pub(crate) fn write_alone(dir: &Path, options: &Options, version: &Version, next_file: u64) -> Result<()> {
+    let log_options = log_options(dir, options);
+    let (log, _) = Log::open(options.vfs.clone(), log_options, None, 1, &mut |_, _, _| Ok(()))?;
+    let mut manifest = Manifest { log, last: 0, since_snapshot: 0, snapshot_bytes: 0 };
+    manifest.write_snapshot(version, next_file, None)?;
+    manifest.seal()
 }
 
 /// Changes `version` by `edit`; removed files are told that they are obsolete by the caller, once the edit is durable.
@@ -191,7 +213,7 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
             let reason = format!("table {} is in slot {slot}", meta.number);
             return Err(Error::corrupt("the manifest", 0, reason));
         }
-        let path = files.dir.join(format!("{:010}.sst", meta.number));
+        let path = files.dir.join(crate::table::name(meta.number));
         let table = Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone());
         if version.is_first(slot) {
             table.pin();
@@ -215,7 +237,7 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
         version.attachments.remove(number);
     }
     for meta in &edit.attachments.attach {
-        let path = files.dir.join(format!("{:010}.att", meta.number));
+        let path = files.dir.join(crate::attachment::name(meta.number));
         let attachment = Attachment::new(meta.clone(), path, files.vfs.clone());
         version.attachments.insert(meta.number, Arc::new(attachment));
     }
@@ -226,12 +248,12 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
         version.durable_seq = seq;
     }
     version.floor = version.floor.max(edit.floor.unwrap_or(0));
+    for uid in &edit.remove_blobs {
+        version.blobs.remove(uid);
+    }
     for meta in &edit.add_blobs {
         let path = files.dir.join(crate::blob::name(meta.number));
-        version.blobs.insert(meta.number, Arc::new(BlobFile::new(*meta, path, files.vfs.clone())));
-    }
-    for number in &edit.remove_blobs {
-        version.blobs.remove(number);
+        version.blobs.insert(meta.uid, Arc::new(BlobFile::new(*meta, path, files.vfs.clone())));
     }
     let mut ranges = version.range_deletes.list().to_vec();
     ranges.extend(edit.add_ranges.iter().cloned());

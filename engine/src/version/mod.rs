@@ -88,6 +88,15 @@ impl Version {
         self.slots[slot].iter().map(|table| table.meta.len).sum()
     }
 
+    /// Name and length of every file.
+    pub(crate) fn files(&self) -> Vec<(String, u64)> {
+        let tables = self.slots.iter().flatten().map(|table| (table.name(), table.meta.len));
+        let blobs = self.blobs.values().map(|blob| (crate::blob::name(blob.meta.number), blob.meta.len));
+        let attachments =
+            self.attachments.values().map(|a| (crate::attachment::name(a.meta.number), a.meta.len));
+        tables.chain(blobs).chain(attachments).collect()
+    }
+
     /// Whether any entry expires.
     pub(crate) fn expires(&self) -> bool {
         self.slots.iter().flatten().any(|table| table.meta.expiring > 0)
@@ -119,9 +128,9 @@ impl Version {
         }
     }
 
-    /// Bytes of each blob file that tables still point to.
+    /// Bytes of each blob file that tables still point to, by uid.
     pub(crate) fn blob_bytes_used(&self) -> BTreeMap<u64, u64> {
-        let mut used: BTreeMap<u64, u64> = self.blobs.keys().map(|&number| (number, 0)).collect();
+        let mut used: BTreeMap<u64, u64> = self.blobs.keys().map(|&uid| (uid, 0)).collect();
         for (file, bytes) in self.slots.iter().flatten().flat_map(|table| &table.meta.blobs) {
             *used.entry(*file).or_default() += bytes;
         }

@@ -495,6 +495,22 @@ impl Vfs for Memory {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let generation = state.generation;
+        if state.call(generation)?.is_some() {
+            return Err(io::Error::other("input/output error (injected)"));
+        }
+        if state.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_path_buf(), inode);
+        let issue = state.issue();
+        state.changes.push(NameChange::Set { issue, path: to.to_path_buf(), inode });
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         let generation = state.generation;

@@ -91,6 +91,9 @@ pub trait Vfs: Send + Sync + 'static {
     fn map(&self, path: &Path) -> io::Result<Bytes>;
     /// Renames a file, replacing one of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file that will not change any more a further name, which must be free. Fails where the file system cannot,
+    /// between devices for one.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Creates a folder and those above it, durably; an existing one is fine.

@@ -138,6 +138,15 @@ impl Vfs for Overlay {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.exists(to).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let place = self.exists(from)?;
+        self.places.lock().insert(to.to_path_buf(), place);
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.exists(path)?;
         self.places.lock().insert(path.to_path_buf(), Place::Gone);

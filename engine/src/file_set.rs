@@ -1,0 +1,190 @@
+//! A store as a set of immutable files that can be sent elsewhere and installed there by one manifest edit.
+//!
+//! Who sends holds a [`FileSet`]: the files it names stay as long as it is held. Who receives asks
+//! [`missing`](crate::Engine::missing) which of them are not there yet (files are the same when uid or checksum, and length,
+//! are), puts those into a folder under the names they had, and calls [`install`](crate::Engine::install). Everything that
+//! was in the receiver's store is replaced. Files get new numbers there; their order stays, so that whatever compares
+//! numbers still holds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::attachment::AttachmentMeta;
+use crate::blob::BlobMeta;
+use crate::checkpoint::link_or_copy;
+use crate::error::{Error, Result};
+use crate::key::{Entry, Seq};
+use crate::log::sync_failed;
+use crate::output::read_blob;
+use crate::range_delete::WAITING;
+use crate::state::{How, Shared};
+use crate::table::builder::TableMeta;
+use crate::version::Version;
+use crate::version::edit::Edit;
+use crate::version::manifest;
+use crate::vfs::Mode;
+
+/// The files of a moment, held.
+pub struct FileSet {
+    shared: Arc<Shared>,
+    version: Arc<Version>,
+}
+
+/// One file of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetFile {
+    /// Its name in the store that it comes from.
+    pub name: String,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl FileSet {
+    pub(crate) fn new(shared: &Arc<Shared>) -> FileSet {
+        FileSet { shared: shared.clone(), version: shared.view.load().version.clone() }
+    }
+
+    /// Everything up to here is in it.
+    pub fn seq(&self) -> Seq {
+        self.version.durable_seq
+    }
+
+    /// What the receiver has to know: an edit from nothing, encoded.
+    pub fn manifest(&self) -> Vec<u8> {
+        manifest::whole(&self.version, self.shared.peek_next_file(), None).encode()
+    }
+
+    /// All files.
+    pub fn files(&self) -> Vec<SetFile> {
+        self.version.files().into_iter().map(|(name, len)| SetFile { name, len }).collect()
+    }
+
+    /// Fills `buffer` from `offset` of a file of the set.
+    pub fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let path = self.shared.dir.join(name);
+        if !self.version.files().iter().any(|(file, _)| file == name) {
+            return Err(Error::corrupt(name, 0, "there is no such file in the set"));
+        }
+        let file =
+            self.shared.options.vfs.open(&path, Mode::Read).map_err(|e| Error::io("open", &path, e))?;
+        file.read_at(buffer, offset).map_err(|e| Error::io("read", &path, e))
+    }
+}
+
+fn decode(manifest: &[u8]) -> Result<Edit> {
+    Edit::decode(manifest).ok_or_else(|| Error::corrupt("the manifest of a file set", 0, "malformed edit"))
+}
+
+fn same_table(a: &TableMeta, b: &TableMeta) -> bool {
+    (a.stated.uid, a.len) == (b.stated.uid, b.len)
+}
+
+fn same_blobs(a: &BlobMeta, b: &BlobMeta) -> bool {
+    (a.uid, a.len) == (b.uid, b.len)
+}
+
+fn same_attachment(a: &AttachmentMeta, b: &AttachmentMeta) -> bool {
+    (a.kind, a.len, a.crc) == (b.kind, b.len, b.crc)
+}
+
+/// The name that a file of a set has here, if it is here.
+struct Here<'a>(&'a Version);
+
+impl Here<'_> {
+    fn table(&self, meta: &TableMeta) -> Option<String> {
+        let mut tables = self.0.slots.iter().flatten();
+        tables.find(|table| same_table(&table.meta, meta)).map(|table| table.name())
+    }
+
+    fn blobs(&self, meta: &BlobMeta) -> Option<String> {
+        let found = self.0.blobs.get(&meta.uid).filter(|blob| same_blobs(&blob.meta, meta))?;
+        Some(crate::blob::name(found.meta.number))
+    }
+
+    fn attachment(&self, meta: &AttachmentMeta) -> Option<String> {
+        let mut attachments = self.0.attachments.values();
+        let found = attachments.find(|attachment| same_attachment(&attachment.meta, meta))?;
+        Some(crate::attachment::name(found.meta.number))
+    }
+}
+
+/// Which files of the set are not here, neither live nor in `staged`.
+pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<Vec<SetFile>> {
+    let (edit, version) = (decode(manifest)?, shared.view.load().version.clone());
+    let here = Here(&version);
+    let mut missing = Vec::new();
+    for (_, meta) in edit.add.iter().filter(|(_, meta)| here.table(meta).is_none()) {
+        missing.push(SetFile { name: crate::table::name(meta.number), len: meta.len });
+    }
+    for meta in edit.add_blobs.iter().filter(|meta| here.blobs(meta).is_none()) {
+        missing.push(SetFile { name: crate::blob::name(meta.number), len: meta.len });
+    }
+    for meta in edit.attachments.attach.iter().filter(|meta| here.attachment(meta).is_none()) {
+        missing.push(SetFile { name: crate::attachment::name(meta.number), len: meta.len });
+    }
+    let is_staged = |file: &SetFile| {
+        let found = shared.options.vfs.open(&staged.join(&file.name), Mode::Read);
+        found.and_then(|found| found.len()).is_ok_and(|len| len == file.len)
+    };
+    missing.retain(|file| !is_staged(file));
+    Ok(missing)
+}
+
+/// Replaces everything by the set.
+pub(crate) fn install(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<Seq> {
+    let vfs = &*shared.options.vfs;
+    let mut edit = decode(manifest)?;
+    let seq = edit.durable_seq.unwrap_or(0);
+    let base = shared.reserve_files(edit.next_file.unwrap_or(1));
+    let before = shared.view.load().version.clone();
+    let here = Here(&before);
+    // Under its new name in any case, so that whatever fails leaves nothing but files that no manifest names.
+    let bring = |name_here: Option<String>, name_there: String, name: String| -> Result<()> {
+        let to = shared.dir.join(name);
+        match name_here {
+            Some(name) => link_or_copy(vfs, &shared.dir.join(name), &to),
+            None => {
+                let from = staged.join(name_there);
+                let file = vfs.open(&from, Mode::Write).map_err(|e| Error::io("open", &from, e))?;
+                file.sync().map_err(|e| sync_failed(&from, &e.0))?;
+                link_or_copy(vfs, &from, &to)
+            }
+        }
+    };
+    for (_, meta) in &mut edit.add {
+        let there = crate::table::name(meta.number);
+        meta.number += base;
+        bring(here.table(meta), there, crate::table::name(meta.number))?;
+    }
+    for meta in &mut edit.add_blobs {
+        let there = crate::blob::name(meta.number);
+        meta.number += base;
+        bring(here.blobs(meta), there, crate::blob::name(meta.number))?;
+    }
+    for meta in &mut edit.attachments.attach {
+        let there = crate::attachment::name(meta.number);
+        meta.number += base;
+        bring(here.attachment(meta), there, crate::attachment::name(meta.number))?;
+    }
+    for range in edit.add_ranges.iter_mut().filter(|range| range.floor != WAITING) {
+        range.floor += base;
+    }
+    check(shared, &edit)?;
+    (edit.next_file, edit.log) = (None, None);
+    shared.commit_with(edit, How::Install)?;
+    Ok(seq)
+}
+
+/// Reads all that was brought: a file that was damaged on the way is found before anything is replaced.
+fn check(shared: &Shared, edit: &Edit) -> Result<()> {
+    let mut version = Version::default();
+    manifest::apply(&mut version, edit, &shared.files)?;
+    let mut value = |entry: &Entry<'_>| {
+        let Some(handle) = entry.blob_handle() else { return Ok(()) };
+        read_blob(&version.blobs, handle?).map(drop)
+    };
+    for table in version.slots.iter().flatten() {
+        table.verify(&mut value)?;
+    }
+    version.attachments.values().try_for_each(|attachment| attachment.verify())
+}

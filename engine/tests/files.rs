@@ -1,0 +1,324 @@
+//! Stores as files: checkpoints, sets of files that are installed elsewhere, rows taken in past the log; and values that
+//! lie in files of their own.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+use lumen_engine::attachment::AttachmentEdit;
+use lumen_engine::vfs::memory::{Crash, Memory};
+use lumen_engine::vfs::{Mode, Vfs};
+use lumen_engine::{Batch, Durability, Engine, Error, Options};
+
+fn options(vfs: &Memory) -> Options {
+    Options {
+        vfs: Arc::new(vfs.clone()),
+        memtable_bytes: 16 << 10,
+        block_bytes: 512,
+        table_bytes: 8 << 10,
+        level_bytes: 16 << 10,
+        segment_bytes: 16 << 10,
+        cache_bytes: 64 << 10,
+        blob_bytes: 500,
+        threads: 0,
+        ..Options::default()
+    }
+}
+
+fn row(n: u32, round: u32) -> (Vec<u8>, Vec<u8>) {
+    let long = if n.is_multiple_of(10) { 40 } else { 1 };
+    (format!("key{n:05}").into_bytes(), format!("value {n} of round {round} ").repeat(long).into_bytes())
+}
+
+fn fill(engine: &Engine, numbers: impl IntoIterator<Item = u32>, round: u32) {
+    for n in numbers {
+        let (mut batch, (key, value)) = (Batch::new(), row(n, round));
+        batch.put(&key, &value);
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+}
+
+fn rows(engine: &Engine) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut rows = BTreeMap::new();
+    let snapshot = engine.snapshot();
+    let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
+    while scan.next_row().expect("scan") {
+        rows.insert(scan.key().to_vec(), scan.value().to_vec());
+    }
+    rows
+}
+
+fn attach(engine: &Engine, text: &[u8]) -> u64 {
+    let files = engine.attachments();
+    let mut writer = files.create().expect("create");
+    writer.write_all(text).expect("memory takes all");
+    let meta = writer.finish(7, b"note".to_vec()).expect("finish");
+    let number = meta.number;
+    files.install(AttachmentEdit { attach: vec![meta], ..AttachmentEdit::default() }).expect("install");
+    number
+}
+
+#[test]
+fn a_checkpoint_is_a_store_of_its_own() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    fill(&engine, 0..800, 1);
+    attach(&engine, b"carried along");
+    let (before, seq) = (rows(&engine), engine.visible_seq());
+    let mut named = 0;
+    let copied = engine.checkpoint("/copy", &mut |_, _| {
+        named += 1;
+        true
+    });
+    assert_eq!(copied.expect("checkpoint"), Some(seq));
+    assert!(named > 3);
+    // Both go on by themselves.
+    fill(&engine, 0..800, 2);
+    engine.settle().expect("settle");
+    vfs.crash(Crash::DropPending, 1);
+    let copy = Engine::open("/copy", options(&vfs)).expect("open the copy");
+    assert_eq!(rows(&copy), before);
+    assert!(copy.verify(&mut |_, _| true).expect("verify").is_empty());
+    let files = copy.attachments();
+    let attached = files.list();
+    assert_eq!((*files.map(attached[0].number).expect("map")).as_ref(), b"carried along");
+    fill(&copy, 800..900, 3);
+    assert_eq!(rows(&copy).len(), 900);
+    assert_eq!(copy.visible_seq(), seq + 100);
+    // A folder with something in it is left alone.
+    let copy = copy.checkpoint("/copy", &mut |_, _| true);
+    assert!(matches!(copy, Err(Error::Io { .. })), "{copy:?}");
+}
+
+#[test]
+fn half_a_checkpoint_does_not_open() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    fill(&engine, 0..500, 1);
+    let mut files = 2;
+    let stopped = engine.checkpoint("/copy", &mut |_, _| {
+        files -= 1;
+        files > 0
+    });
+    assert_eq!(stopped.expect("stopped"), None);
+    assert!(matches!(Engine::open("/copy", options(&vfs)), Err(Error::Corrupt { .. })));
+    // The power is cut at every call of it.
+    let calls = {
+        let before = vfs.calls();
+        engine.checkpoint("/whole", &mut |_, _| true).expect("checkpoint");
+        vfs.calls() - before
+    };
+    drop(engine);
+    let expected = rows(&Engine::open("/whole", options(&vfs)).expect("open"));
+    for call in 1..=calls {
+        let copy = vfs.fork();
+        let engine = Engine::open("/store", options(&copy)).expect("open");
+        copy.power_off_at(copy.calls() + call);
+        let _ = engine.checkpoint("/cut", &mut |_, _| true);
+        drop(engine);
+        copy.crash(Crash::RandomSectors, call);
+        match Engine::open("/cut", options(&copy)) {
+            Ok(engine) => assert!(rows(&engine) == expected || rows(&engine).is_empty(), "call {call}"),
+            Err(Error::Corrupt { .. } | Error::Io { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(rows(&Engine::open("/store", options(&copy)).expect("open")), expected, "call {call}");
+    }
+}
+
+/// A store under an outer log: applied, frozen and flushed by hand.
+fn apply(engine: &Engine, seq: u64, numbers: impl IntoIterator<Item = u32>, round: u32) {
+    let mut batch = Batch::new();
+    for n in numbers {
+        let (key, value) = row(n, round);
+        batch.put(&key, &value);
+    }
+    engine.apply(seq, &batch).expect("apply");
+    engine.publish(seq);
+    engine.freeze(seq, None).expect("freeze");
+    engine.work().expect("work");
+}
+
+/// Sends what is missing, as another process would.
+fn send(from: &Engine, to: &Engine, vfs: &Memory, staged: &str) -> usize {
+    let set = from.file_set();
+    vfs.create_dir(Path::new(staged)).expect("folder");
+    let missing = to.missing(&set.manifest(), staged).expect("missing");
+    for file in &missing {
+        let mut bytes = vec![0; file.len as usize];
+        set.read(&file.name, 0, &mut bytes).expect("read");
+        let copy = vfs.open(&Path::new(staged).join(&file.name), Mode::Create).expect("create");
+        copy.write_at(&bytes, 0).expect("write");
+    }
+    assert!(to.missing(&set.manifest(), staged).expect("missing").is_empty());
+    missing.len()
+}
+
+#[test]
+fn a_set_of_files_replaces_a_store_and_only_what_is_missing_is_sent() {
+    let vfs = Memory::new();
+    let outer = || Options { log: false, ..options(&vfs) };
+    let leader = Engine::open("/leader", outer()).expect("open");
+    let follower = Engine::open("/follower", outer()).expect("open");
+    apply(&follower, 1, 5000..5100, 9); // goes
+    apply(&leader, 1, 0..300, 1);
+    apply(&leader, 2, 300..600, 1);
+    attach(&leader, b"segment");
+    let first = send(&leader, &follower, &vfs, "/staged1");
+    let held = follower.snapshot();
+    assert_eq!(follower.install(&leader.file_set().manifest(), "/staged1").expect("install"), 2);
+    assert_eq!(rows(&follower), rows(&leader));
+    assert_eq!((follower.durable_seq(), follower.visible_seq()), (2, 2));
+    assert!(held.get(b"key05000").expect("get").is_some(), "who held a snapshot still reads it");
+    let attached = follower.attachments().list();
+    assert_eq!((*follower.attachments().map(attached[0].number).expect("map")).as_ref(), b"segment");
+    // The second time, most is there.
+    apply(&leader, 3, 600..650, 1);
+    let second = send(&leader, &follower, &vfs, "/staged2");
+    assert!(second < first, "{second} files after {first}");
+    follower.install(&leader.file_set().manifest(), "/staged2").expect("install");
+    assert_eq!(rows(&follower), rows(&leader));
+    assert!(follower.verify(&mut |_, _| true).expect("verify").is_empty());
+    // It goes on where the leader was, and opens again.
+    drop(held);
+    apply(&follower, 4, 650..700, 1);
+    drop(follower);
+    vfs.crash(Crash::DropPending, 1);
+    let follower = Engine::open("/follower", outer()).expect("open");
+    assert_eq!(rows(&follower).len(), 700);
+}
+
+#[test]
+fn a_set_that_was_damaged_on_the_way_replaces_nothing() {
+    let vfs = Memory::new();
+    let outer = || Options { log: false, ..options(&vfs) };
+    let leader = Engine::open("/leader", outer()).expect("open");
+    let follower = Engine::open("/follower", outer()).expect("open");
+    apply(&follower, 1, 0..50, 1);
+    apply(&leader, 1, 0..300, 2);
+    attach(&leader, b"segment");
+    send(&leader, &follower, &vfs, "/staged");
+    let (before, manifest) = (rows(&follower), leader.file_set().manifest());
+    for file in leader.file_set().files() {
+        let path = Path::new("/staged").join(&file.name);
+        let middle = file.len as usize / 2;
+        vfs.damage(&path, |bytes| bytes[middle] ^= 4);
+        let refused = follower.install(&manifest, "/staged");
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "{}: {refused:?}", file.name);
+        assert_eq!(rows(&follower), before);
+        vfs.damage(&path, |bytes| bytes[middle] ^= 4);
+    }
+    follower.install(&manifest, "/staged").expect("install");
+    assert_eq!(rows(&follower), rows(&leader));
+}
+
+#[test]
+fn rows_taken_in_appear_at_once_and_may_replace_a_range() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    fill(&engine, 0..400, 1);
+    let mut ingestion = engine.ingest();
+    for n in (100..300).step_by(2) {
+        let (key, value) = row(n, 2);
+        ingestion.put(&key, &value).expect("in order");
+    }
+    let again = ingestion.put(b"key00100", b"behind");
+    assert!(matches!(again, Err(Error::OutOfOrder { .. })), "{again:?}");
+    ingestion.replace(b"key00100", b"key00300");
+    let before = rows(&engine);
+    let held = engine.snapshot();
+    assert_eq!(before.len(), 400, "nothing is seen before the commit");
+    let seq = ingestion.commit().expect("commit");
+    assert_eq!(seq, engine.visible_seq());
+    let mut expected = before.clone();
+    expected.retain(|key, _| &key[..] < b"key00100" || &key[..] >= b"key00300");
+    expected.extend((100..300).step_by(2).map(|n| row(n, 2)));
+    assert_eq!(rows(&engine), expected);
+    assert_eq!(held.get(b"key00101").expect("get").as_deref(), before.get(&b"key00101"[..]).map(|v| &v[..]));
+    // Later writes win over it, through a crash and a compaction.
+    fill(&engine, 100..110, 3);
+    expected.extend((100..110).map(|n| row(n, 3)));
+    engine.flush().expect("flush");
+    drop((held, engine));
+    vfs.crash(Crash::DropPending, 1);
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    assert_eq!(rows(&engine), expected);
+    engine.settle().expect("settle");
+    assert_eq!(rows(&engine), expected);
+    // One that is dropped leaves no file behind.
+    let files = vfs.files().len();
+    let mut ingestion = engine.ingest();
+    for n in 0..2000 {
+        let (key, value) = row(n, 4);
+        ingestion.put(&key, &value).expect("in order");
+    }
+    drop(ingestion);
+    assert_eq!(vfs.files().len(), files);
+    assert_eq!(rows(&engine), expected);
+}
+
+#[test]
+fn blob_files_are_collected_when_most_of_them_is_unused() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    let blob_bytes = || -> u64 {
+        let files = vfs.files().into_iter();
+        files
+            .filter(|(path, _)| path.extension().is_some_and(|e| e == "blob"))
+            .map(|(_, b)| b.len() as u64)
+            .sum()
+    };
+    // A value in ten is long. Each round overwrites a part, so that every file has some that is in use.
+    let mut model = BTreeMap::new();
+    for round in 0..12 {
+        let numbers = (0..400u32).filter(|n| (n / 10 + round) % 3 != 0);
+        model.extend(numbers.clone().map(|n| row(n, round)));
+        fill(&engine, numbers, round);
+        engine.flush().expect("flush");
+    }
+    engine.settle().expect("settle");
+    assert_eq!(rows(&engine), model);
+    let in_use: u64 = model.values().filter(|v| v.len() >= 500).map(|v| v.len() as u64).sum();
+    // Long values repeat themselves, so that they take less room packed; a half may be garbage.
+    assert!(blob_bytes() <= 2 * in_use, "{} bytes of blob files for {in_use} in use", blob_bytes());
+    assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+    let counts = engine.stats().compactions_by_reason;
+    assert!(counts.iter().any(|(name, count)| *name == "blobs" && *count > 0), "{counts:?}");
+    // Deleted, they go altogether.
+    let mut batch = Batch::new();
+    batch.delete_range(b"", b"z");
+    engine.write(&batch, Durability::Sync).expect("write");
+    engine.settle().expect("settle");
+    assert_eq!((blob_bytes(), rows(&engine).len()), (0, 0));
+}
+
+#[test]
+fn what_has_expired_is_gone_and_leaves_the_disk() {
+    thread_local! {
+        static NOW: std::cell::Cell<u64> = const { std::cell::Cell::new(1_000) };
+    }
+    let vfs = Memory::new();
+    let options = Options { clock: || NOW.get(), ..options(&vfs) };
+    let engine = Engine::open("/store", options).expect("open");
+    let mut batch = Batch::new();
+    for n in 0..200u32 {
+        let (key, value) = row(n, 1);
+        batch.put_until(&key, &value, 2_000 + u64::from(n % 2) * 1_000);
+    }
+    batch.put(b"stays", b"on");
+    engine.write(&batch, Durability::Sync).expect("write");
+    let young = engine.snapshot();
+    engine.settle().expect("settle");
+    assert_eq!(rows(&engine).len(), 201);
+    NOW.set(2_000);
+    assert_eq!(rows(&engine).len(), 101, "at its expiry a row is gone");
+    assert!(engine.get(b"key00000").expect("get").is_none());
+    assert!(young.get(b"key00000").expect("get").is_some(), "a snapshot stays at its time");
+    NOW.set(3_000);
+    engine.settle().expect("settle");
+    assert_eq!(rows(&engine).len(), 1);
+    assert!(engine.shape().contains("1 puts, 0 deletes"), "{}", engine.shape());
+    assert!(!engine.shape().contains("blobs"), "{}", engine.shape());
+}
