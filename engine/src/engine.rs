@@ -307,10 +307,6 @@ impl Engine {
         Ingestion::new(self, &self.shared)
     }
 
-    pub(crate) fn retains(&self) -> bool {
-        self.shared.options.retain_seqs > 0
-    }
-
     pub(crate) fn commit_ingested(&self, edit: &mut dyn FnMut(Seq) -> Edit) -> Result<Seq> {
         let log = self.log()?;
         self.flush()?; // most of it while others still write

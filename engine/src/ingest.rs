@@ -19,12 +19,11 @@ use crate::version::{SLOTS, Version};
 /// Rows on their way in. Nothing of them is seen before [`Ingestion::commit`]; dropped, they are gone.
 pub struct Ingestion<'e> {
     engine: &'e Engine,
+    shared: &'e Shared,
     output: Output<'e>,
     table_bytes: u64,
     last: Option<Vec<u8>>,
     replaced: Option<(Vec<u8>, Vec<u8>)>,
-    /// Taken before the number of any of its tables.
-    floor: u64,
     stored: Vec<u8>,
 }
 
@@ -33,10 +32,9 @@ impl<'e> Ingestion<'e> {
         let options = &shared.options;
         let version = shared.view.load().version.clone();
         let table = version.table_options(SLOTS - 1, options.now_ms(), options);
-        let floor = shared.next_file();
         let output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
         let table_bytes = options.table_bytes;
-        Ingestion { engine, output, table_bytes, last: None, replaced: None, floor, stored: Vec::new() }
+        Ingestion { engine, shared, output, table_bytes, last: None, replaced: None, stored: Vec::new() }
     }
 
     /// Adds a row. Keys ascend strictly: else [`Error::OutOfOrder`], and the row is left out.
@@ -79,7 +77,7 @@ impl<'e> Ingestion<'e> {
     /// Makes all rows durable and visible at once, and answers their sequence number. Other writers wait meanwhile for what
     /// is in memory to be flushed. Only with [`Options::log`](crate::Options::log).
     pub fn commit(self) -> Result<Seq> {
-        let Ingestion { engine, output, replaced, floor, .. } = self;
+        let Ingestion { engine, shared, output, replaced, .. } = self;
         let (tables, blobs) = output.finish()?;
         engine.commit_ingested(&mut |seq| {
             let mut edit = Edit { durable_seq: Some(seq), add_blobs: blobs.clone(), ..Edit::default() };
@@ -87,8 +85,8 @@ impl<'e> Ingestion<'e> {
                 edit.add.push((0, TableMeta { seq_base: seq, ..meta.clone() }));
             }
             if let Some((start, end)) = replaced.clone() {
-                // Nobody reads as of a moment before it, unless the options let him.
-                let floor = if engine.retains() { WAITING } else { floor };
+                // In force for all tables to come. Those that are there, flushed just now, may hold what it deletes.
+                let floor = if shared.options.retain_seqs > 0 { WAITING } else { shared.next_file() };
                 edit.add_ranges.push(RangeDelete { start, end, seq, floor });
             }
             edit

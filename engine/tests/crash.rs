@@ -71,8 +71,36 @@ fn workload(vfs: &Memory, told: &mut Told) -> Result<(), Error> {
         if step == 33 {
             engine.flush()?;
         }
+        if step == 37 {
+            engine.checkpoint("/copy", &mut |_, _| true)?;
+        }
+        if step == 39 {
+            ingest(&engine, told)?;
+        }
     }
     engine.close()
+}
+
+/// Replaces the keys of a range by others, all at once.
+fn ingest(engine: &Engine, told: &mut Told) -> Result<(), Error> {
+    let mut ingestion = engine.ingest();
+    ingestion.replace(b"key05", b"key10");
+    let inside = told.acknowledged.range(b"key05".to_vec()..b"key10".to_vec());
+    let mut changes: Vec<_> = inside.map(|(key, _)| (key.clone(), None)).collect();
+    for n in 6..9u32 {
+        let key = format!("key{n:02}").into_bytes();
+        ingestion.put(&key, &value(100 + n))?;
+        changes.push((key, Some(value(100 + n))));
+    }
+    told.open = changes;
+    ingestion.commit()?;
+    for (key, value) in told.open.drain(..) {
+        match value {
+            Some(value) => told.acknowledged.insert(key, value),
+            None => told.acknowledged.remove(&key),
+        };
+    }
+    Ok(())
 }
 
 fn contents(engine: &Engine) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
@@ -175,7 +203,7 @@ fn any_flipped_bit_gives_the_right_data_or_an_error() {
     vfs.crash(Crash::DropPending, 1);
     let (mut flips, mut refused) = (0u64, 0u64);
     for (path, bytes) in vfs.files() {
-        if path == Path::new(DIR).join("LOCK") {
+        if path == Path::new(DIR).join("LOCK") || path.parent() != Some(Path::new(DIR)) {
             continue;
         }
         for bit in 0..bytes.len() * 8 {
