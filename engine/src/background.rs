@@ -1,21 +1,25 @@
 //! The threads that flush and compact, and the same work done inline when there are none.
 //!
-//! A failure (a full disk excepted) is final: it is remembered, writers are told, and the store must be reopened.
+//! A failure is final: it is remembered, writers are told, and the store must be reopened. A full disk is none: what could
+//! not be done is undone and tried again when there is room.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::compaction::job;
-use crate::compaction::picker::Job;
-use crate::error::Result;
+use crate::compaction::picker::{Job, Limits};
+use crate::error::{Error, Result};
+use crate::events::Event;
 use crate::flush;
 use crate::log::Log;
-use crate::state::Shared;
+use crate::state::{Shared, Work};
 use crate::version::Version;
 
-/// How long the compaction thread sleeps at most.
-const IDLE_LOOK: Duration = Duration::from_secs(10);
+/// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due.
+const LOOK: Duration = Duration::from_secs(1);
+/// Compactions wait for a flush under way while writers are this far from waiting.
+const YIELD_PRESSURE: f64 = 0.5;
 
 /// What the threads work on.
 #[derive(Clone)]
@@ -27,20 +31,21 @@ pub(crate) struct Background {
 impl Background {
     /// Starts the threads, unless the options want none.
     pub(crate) fn start(&self) -> Result<Vec<JoinHandle<()>>> {
-        if self.shared.options.threads == 0 {
-            return Ok(Vec::new());
-        }
         let spawn = |name: &str, run: fn(&Background)| {
             let background = self.clone();
             std::thread::Builder::new()
                 .name(name.into())
                 .spawn(move || run(&background))
-                .map_err(|e| crate::error::Error::io("start a thread for", &self.shared.dir, e))
+                .map_err(|e| Error::io("start a thread for", &self.shared.dir, e))
         };
-        Ok(vec![
-            spawn("lumen-flush", Background::flush_loop)?,
-            spawn("lumen-compact", Background::compact_loop)?,
-        ])
+        let mut threads = Vec::new();
+        if self.shared.options.threads > 0 {
+            threads.push(spawn("lumen-flush", Background::flush_loop)?);
+        }
+        for _ in 0..self.shared.options.threads.saturating_sub(1).max(threads.len()) {
+            threads.push(spawn("lumen-compact", Background::compact_loop)?);
+        }
+        Ok(threads)
     }
 
     /// Does everything that is waiting, in the calling thread.
@@ -58,22 +63,21 @@ impl Background {
     fn flush_loop(&self) {
         loop {
             if let Some(log) = &self.log {
-                if log.wants_spare() {
+                if log.wants_spare() && self.shared.room() > log.segment_bytes() {
                     // Without a spare the writer makes its own segment, only slower; a real fault will meet it too.
                     let _ = log.prepare_spare();
                 }
             }
             {
                 let mut work = self.shared.work.lock();
-                while work.queue.is_empty() && !work.closing && work.failure.is_none() {
+                while work.queue.is_empty() && !work.is_over() {
                     self.shared.bell.wait(&mut work);
                 }
                 if work.failure.is_some() || (work.closing && work.queue.is_empty()) {
                     return;
                 }
             }
-            if let Err(error) = self.flush_one() {
-                self.shared.fail(&error);
+            if !self.goes_on_after(self.flush_one()) {
                 return;
             }
         }
@@ -81,7 +85,7 @@ impl Background {
 
     /// Flushes the oldest frozen memory; `false` when there is none, or another thread is at it.
     pub(crate) fn flush_one(&self) -> Result<bool> {
-        let task = {
+        let mut task = {
             let mut work = self.shared.work.lock();
             if work.flushing {
                 return Ok(false);
@@ -90,67 +94,102 @@ impl Background {
             work.flushing = true;
             task
         };
-        let mut task = task;
+        let started = Instant::now();
         let result = flush::run(&self.shared, &mut task, self.log.as_deref());
         let mut work = self.shared.work.lock();
         work.flushing = false;
+        if result.is_err() {
+            work.queue.push_front(task);
+        }
         self.shared.bell.notify_all();
         drop(work);
-        result.map(|()| true)
+        let bytes = result?;
+        self.shared.options.tell(&Event::Flushed { bytes, took: started.elapsed() });
+        Ok(true)
     }
 
     fn compact_loop(&self) {
         loop {
-            match self.compact_one() {
-                Ok(true) => {}
-                Ok(false) => {
-                    let mut work = self.shared.work.lock();
-                    if work.closing || work.failure.is_some() {
-                        return;
-                    }
-                    if self.next_job().is_none() {
-                        // Age needs no event: who has an age limit looks again by himself.
-                        self.shared.bell.wait_for(&mut work, IDLE_LOOK);
-                    }
-                    if work.closing || work.failure.is_some() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    self.shared.fail(&error);
-                    return;
+            let result = self.compact_one();
+            let found = matches!(result, Ok(true));
+            if !self.goes_on_after(result) {
+                return;
+            }
+            let mut work = self.shared.work.lock();
+            if work.is_over() {
+                return;
+            }
+            if !found && self.pick(&work).is_none() {
+                let view = self.shared.view.load();
+                if self.shared.picker.is_timed() || view.version.expires() || self.shared.is_disk_full() {
+                    self.shared.bell.wait_for(&mut work, LOOK);
+                } else {
+                    self.shared.bell.wait(&mut work);
                 }
             }
         }
     }
 
-    /// What is to be compacted now, and the version that it was found in.
-    pub(crate) fn next_job(&self) -> Option<(Arc<Version>, Job)> {
-        let version = self.shared.view.load().version.clone();
-        let job = self.shared.picker.pick(&version, self.shared.options.now_ms())?;
+    /// Whether a thread goes on after this; after a full disk, it waits for room first.
+    fn goes_on_after(&self, result: Result<bool>) -> bool {
+        match result {
+            Err(error) if error.is_disk_full() => {
+                self.shared.disk_is_full();
+                let mut work = self.shared.work.lock();
+                while !work.is_over() && self.shared.is_disk_full() {
+                    self.shared.bell.wait_for(&mut work, LOOK);
+                    self.shared.look_for_room();
+                }
+                !work.is_over()
+            }
+            Err(error) => {
+                self.shared.fail(&error);
+                false
+            }
+            Ok(_) => true,
+        }
+    }
+
+    /// What may be compacted now beside what is under way, and the version that it was found in.
+    pub(crate) fn pick(&self, work: &Work) -> Option<(Arc<Version>, Job)> {
+        let shared = &self.shared;
+        let version = shared.view.load().version.clone();
+        let limits = Limits { claims: &work.claims, room: shared.room() };
+        let job = shared.picker.pick(&version, shared.options.now_ms(), &limits)?;
         Some((version, job))
     }
 
-    /// Runs one compaction; `false` when none is due.
+    /// Runs one compaction; `false` when none is due that could be done.
     pub(crate) fn compact_one(&self) -> Result<bool> {
-        {
+        let (version, job, id) = {
             let mut work = self.shared.work.lock();
-            if work.compacting {
+            if work.is_over() {
                 return Ok(false);
             }
-            work.compacting = true;
-        }
-        let stop = || {
-            let work = self.shared.work.lock();
-            work.closing || work.failure.is_some()
+            let Some((version, job)) = self.pick(&work) else { return Ok(false) };
+            work.last_claim += 1;
+            let id = work.last_claim;
+            work.claims.push(job.claim(id));
+            (version, job, id)
         };
-        let result = match self.next_job() {
-            Some((version, job)) => job::run(&self.shared, &version, &job, &stop).map(|()| !stop()),
-            None => Ok(false),
-        };
+        let result = job::run(&self.shared, &version, &job, &|| self.goes_on());
         let mut work = self.shared.work.lock();
-        work.compacting = false;
+        work.claims.retain(|claim| claim.id != id);
         self.shared.bell.notify_all();
-        result
+        result.map(|()| !work.is_over())
+    }
+
+    /// Asked by a compaction between stretches of its work: whether it goes on. Waits while there is something more urgent:
+    /// a flush frees memory that writers wait for.
+    fn goes_on(&self) -> bool {
+        let mut work = self.shared.work.lock();
+        while work.flushing
+            && !work.is_over()
+            && self.shared.options.threads > 0
+            && self.shared.pressure().0 < YIELD_PRESSURE
+        {
+            self.shared.bell.wait(&mut work);
+        }
+        !work.is_over()
     }
 }

@@ -58,10 +58,15 @@ impl Commit {
         let operations = batch.effective()?;
         let mut payload = Vec::with_capacity(batch.size() + 8);
         batch.encode(&mut payload);
+        shared.counters.user_bytes.add(batch.size() as u64);
         let (seq, wait) = {
             let mut order = self.order.lock();
             let seq = order.last + 1;
-            let end = log.append(seq, Kind::Batch, &[&payload])?;
+            let end = log.append(seq, Kind::Batch, &[&payload]).inspect_err(|error| {
+                if error.is_disk_full() {
+                    shared.disk_is_full();
+                }
+            })?;
             order.last = seq;
             shared.view.load().active.insert(seq, &operations);
             if durability == Durability::Sync {

@@ -72,14 +72,21 @@ impl Engine {
     }
 
     fn work_inline(&self) -> Result<()> {
-        if self.shared.options.threads == 0 && !self.shared.options.read_only {
-            let done = self.background.drain_inline();
-            if let Err(error) = &done {
-                self.shared.fail(error);
-            }
-            return done;
+        if self.shared.options.threads > 0 || self.shared.options.read_only {
+            return Ok(());
         }
-        Ok(())
+        match self.background.drain_inline() {
+            // What was not done is done when there is room; until then writes are refused.
+            Err(error) if error.is_disk_full() => {
+                self.shared.disk_is_full();
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.fail(&error);
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Writes a batch through the engine's own log and answers its sequence number.
@@ -96,6 +103,7 @@ impl Engine {
     /// a time. Readers see it after [`Engine::publish`].
     pub fn apply(&self, seq: Seq, batch: &Batch) -> Result<()> {
         let operations = batch.effective()?;
+        self.shared.counters.user_bytes.add(batch.size() as u64);
         self.shared.view.load().active.insert(seq, &operations);
         Ok(())
     }
@@ -152,6 +160,7 @@ impl Engine {
 
     /// The value of `key`, as visible now.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
+        self.shared.counters.gets.add(1);
         self.snapshot().get(key)
     }
 
@@ -207,19 +216,21 @@ impl Engine {
     pub fn settle(&self) -> Result<()> {
         self.flush()?;
         loop {
-            let due = self.background.next_job().is_some();
+            if self.background.compact_one()? {
+                continue;
+            }
             let mut work = self.shared.work.lock();
             if let Some(error) = &work.failure {
                 return Err(error.clone());
             }
-            if work.closing || (!due && !work.compacting) {
+            if work.closing {
+                return Err(Error::Closed);
+            }
+            if work.claims.is_empty() && self.background.pick(&work).is_none() {
                 return Ok(());
             }
-            if work.compacting {
+            if !work.claims.is_empty() {
                 self.shared.bell.wait(&mut work);
-            } else {
-                drop(work);
-                self.background.compact_one()?;
             }
         }
     }
@@ -229,6 +240,9 @@ impl Engine {
         while !done(&work) {
             if let Some(error) = &work.failure {
                 return Err(error.clone());
+            }
+            if self.shared.is_disk_full() {
+                return Err(self.shared.no_room());
             }
             self.shared.bell.wait(&mut work);
         }
@@ -375,11 +389,23 @@ impl Engine {
             compacted_bytes: load(&counters.compacted_bytes),
             compaction_read_bytes: load(&counters.compaction_read_bytes),
             compactions_by_reason: counters.reasons(),
-            stalls: load(&counters.stalls),
+            stalls: counters.stalls().iter().map(|stall| stall.count).sum(),
+            stalls_by_reason: counters.stalls(),
+            disk_full: self.shared.is_disk_full(),
+            debt_bytes: self.shared.picker.debt(&view.version),
+            level0_depth: view.version.sublevels.len() as u64,
+            user_bytes: counters.user_bytes.sum(),
+            blob_bytes: view.version.blobs.values().map(|blob| blob.meta.len).sum(),
+            blob_bytes_used: view.version.blob_bytes_used().values().sum(),
+            gets: counters.gets.sum(),
+            filter_stopped: cache.filter_stopped.sum(),
+            filter_false: cache.filter_false.sum(),
+            floor_seq: view.version.floor,
+            oldest_snapshot: self.shared.oldest_snapshot(),
             cache_hits: cache.hits(),
             cache_misses: cache.misses(),
             cache_bytes: cache.bytes(),
-            pinned_bytes: levels.flatten().map(|table| table.pinned_bytes() as u64).sum(),
+            pinned_bytes: cache.pinned(),
             log: self.background.log.as_ref().map(|log| log.stats()),
         }
     }

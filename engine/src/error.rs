@@ -46,6 +46,16 @@ pub enum Error {
         /// How long a caller should wait.
         retry_after: Duration,
     },
+    /// The disk is full, or nearly. Reads go on; writes go on by themselves once there is room.
+    #[error("the disk of {} is full: {free} bytes are free, of which {reserve} are kept; writes go on when there is room", dir.display())]
+    DiskFull {
+        /// The folder of the store.
+        dir: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are kept: `Options::disk_reserve_bytes`.
+        reserve: u64,
+    },
     /// A key, value or batch is over its limit.
     #[error("{what} is {size} bytes, over the limit of {limit}")]
     TooLarge {
@@ -101,7 +111,12 @@ impl Error {
 
     /// Whether the disk has no room left.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Error::DiskFull { .. } => true,
+            Error::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            _ => false,
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! A frozen memory becomes a level-0 table and attachments, installed together by one manifest record.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::attachment::Attachments;
 use crate::blob::NO_BLOBS;
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Entry, Op};
 use crate::log::Log;
 use crate::output::{Fate, Output, Plan, Survivors};
@@ -15,8 +16,9 @@ use crate::state::{FlushTask, How, Shared};
 use crate::version::Version;
 use crate::version::edit::Edit;
 
-/// Writes and installs one frozen memory. `log` is the engine's own, whose position the record carries.
-pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>) -> Result<()> {
+/// Writes and installs one frozen memory, and answers how many bytes that were. `log` is the engine's own, whose position
+/// the record carries. After an error nothing has changed, and it may be tried again.
+pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>) -> Result<u64> {
     if let Some(log) = log {
         // Tables must not run ahead of the log: what a failed sync left in doubt stays out of them.
         log.sync(log.end())?;
@@ -35,33 +37,69 @@ pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>)
         let in_force = edit.add_ranges.iter_mut().filter(|range| range.seq <= floor);
         in_force.for_each(|range| range.floor = number);
     }
-    write_table(shared, &version, task, &mut edit)?;
+    let bytes = write_table(shared, &version, task, &mut edit)?;
     edit.log = log.map(Log::durable);
     let files = Attachments { shared: shared.clone() };
+    let numbers: Vec<u64> = edit.add.iter().map(|(_, meta)| meta.number).collect();
+    let written: Vec<PathBuf> = numbers.iter().map(|&number| shared.table_path(number)).collect();
+    let written = written.into_iter().chain(edit.add_blobs.iter().map(|meta| shared.blob_path(meta.number)));
+    let leftovers = Leftovers { shared, paths: written.collect() };
     if let Some(attached) = &mut task.attached {
         edit.attachments = attached.write(&files)?;
     }
-    shared.commit_with(edit, How::Flush(&task.memtable))?;
+    let committed = shared.commit_with(edit, How::Flush(&task.memtable));
+    if !committed.as_ref().is_err_and(Error::is_disk_full) {
+        leftovers.may_be_live(); // after any other error it is not known
+    }
+    committed?;
+    shared.watch_disk();
     shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
     if let Some(attached) = task.attached.take() {
         attached.installed(&files)?;
     }
-    if let Some(log) = log {
-        log.purge(task.seq)?;
+    match log.map_or(Ok(()), |log| log.purge(task.seq)) {
+        // The next flush sees to it.
+        Err(error) if error.is_disk_full() => Ok(bytes),
+        purged => purged.map(|()| bytes),
     }
-    Ok(())
+}
+
+/// Files that go unless they become live.
+struct Leftovers<'a> {
+    shared: &'a Shared,
+    paths: Vec<PathBuf>,
+}
+
+impl Leftovers<'_> {
+    fn may_be_live(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for Leftovers<'_> {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            let _ = self.shared.options.vfs.remove(path); // or the next opening does
+        }
+    }
 }
 
 /// Writes what readers may still see. Deletes are kept: older tables may hold the key.
-fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut Edit) -> Result<()> {
+fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut Edit) -> Result<u64> {
     let floor = edit.floor.unwrap_or(version.floor);
     let (ranges, now) = (task.memtable.range_deletes(), shared.options.now_ms());
     let mut survivors = Survivors::new(floor, now, &ranges);
     let table = version.table_options(0, now, &shared.options);
     let mut output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
+    let splits = splits(shared, version, edit);
+    let mut ahead = splits.iter().peekable();
     let mut cursor = task.memtable.cursor();
     cursor.seek_first()?;
     while let Some(entry) = cursor.entry() {
+        if ahead.next_if(|split| split.as_slice() <= entry.key).is_some() {
+            while ahead.next_if(|split| split.as_slice() <= entry.key).is_some() {}
+            output.cut()?;
+        }
         match survivors.fate(&entry, &mut |_| false) {
             Fate::Keep => output.add(entry)?,
             Fate::KeepAsDelete => output.add(Entry { op: Op::Delete, value: &[], ..entry })?,
@@ -74,5 +112,24 @@ fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut 
     shared.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
     edit.add.extend(tables.into_iter().map(|meta| (0, meta)));
     edit.add_blobs = blobs;
-    Ok(())
+    Ok(bytes)
+}
+
+/// A flush is cut into so many tables at most.
+const PARTS_MAX: usize = 8;
+
+/// Where the output is cut. The keys are chosen anew when slot 0 is empty.
+fn splits(shared: &Shared, version: &Version, edit: &mut Edit) -> Vec<Vec<u8>> {
+    let options = &shared.options;
+    if !shared.picker.splits_flushes() || !version.slots[0].is_empty() {
+        return version.splits.clone();
+    }
+    // A part is no smaller than a quarter of a table of the levels below.
+    let parts =
+        (4 * options.memtable_bytes as u64 / options.table_bytes.max(1)).min(PARTS_MAX as u64) as usize;
+    let splits = if parts > 1 { version.quantiles(parts) } else { Vec::new() };
+    if splits != version.splits {
+        edit.splits = Some(splits.clone());
+    }
+    splits
 }

@@ -38,6 +38,7 @@ pub mod batch;
 pub mod coding;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod file_set;
 pub mod ingest;
 pub mod inspect;

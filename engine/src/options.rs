@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::events::{Event, Listener};
 use crate::vfs::Vfs;
 use crate::vfs::disk::Disk;
 
@@ -68,20 +69,27 @@ pub struct Options {
     pub compaction: Compaction,
     /// Bytes that the first level below level 0 may hold; each further one holds ten times as much. Default 128 MiB.
     pub level_bytes: u64,
-    /// Tables in level 0 at which they are compacted. Default 4.
+    /// Tables over one another in level 0 at which they are compacted. Default 4.
     pub level0_tables: usize,
-    /// Tables in level 0 at which writers wait. Default 20.
+    /// Tables over one another in level 0 at which writers wait. Default 20.
     pub level0_stop: usize,
     /// Size in bytes of a log segment. Default 64 MiB.
     pub segment_bytes: u64,
+    /// Bytes of compaction that is due at which writers wait. Default 64 GiB.
+    pub debt_stop_bytes: u64,
+    /// Free bytes of the device under which writes are refused with [`Error::DiskFull`](crate::Error::DiskFull), and work in
+    /// the background that takes room is put off: both go on by themselves when there is room again. Default 128 MiB.
+    pub disk_reserve_bytes: u64,
     /// Background threads: 0 does all work inside the calls that cause it, in an order that repeats (for tests); otherwise
-    /// one thread flushes and one compacts. Default 2.
+    /// one thread flushes and the others compact. Default: 1 and half the processors, 2 to 5.
     pub threads: usize,
     /// Opens without changing anything: what recovery writes stays in memory, nothing is flushed or compacted. For checks;
     /// whatever is written to such a store is gone with it. Default: off.
     pub read_only: bool,
     /// The time in milliseconds since 1970. Default: the system's.
     pub clock: fn() -> u64,
+    /// Who is told what happens. Default: nobody.
+    pub listener: Option<Listener>,
     /// Where random numbers come from (file tags, store identity). Default: the system's hasher keys.
     pub random: fn() -> u64,
 }
@@ -104,9 +112,12 @@ impl Default for Options {
             level0_tables: 4,
             level0_stop: 20,
             segment_bytes: 64 << 20,
-            threads: 2,
+            debt_stop_bytes: 64 << 30,
+            disk_reserve_bytes: 128 << 20,
+            threads: default_threads(),
             read_only: false,
             clock: system_clock,
+            listener: None,
             random: system_random,
         }
     }
@@ -116,6 +127,17 @@ impl Options {
     pub(crate) fn now_ms(&self) -> u64 {
         (self.clock)()
     }
+
+    pub(crate) fn tell(&self, event: &Event) {
+        if let Some(listener) = &self.listener {
+            listener(event);
+        }
+    }
+}
+
+fn default_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    1 + (processors / 2).clamp(1, 4)
 }
 
 /// The system's time, in milliseconds since 1970.

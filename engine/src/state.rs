@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,8 +14,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::attachment::Frozen;
 use crate::blob::BlobHandle;
-use crate::compaction::picker::Picker;
+use crate::compaction::picker::{Claim, Picker};
 use crate::error::{Error, Result};
+use crate::events::Event;
 use crate::ingest;
 use crate::key::Seq;
 use crate::memtable::Memtable;
@@ -23,7 +24,7 @@ use crate::options::Options;
 use crate::output;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Slice;
-use crate::stats::Counters;
+use crate::stats::{Counters, Stall};
 use crate::table::builder::TableMeta;
 use crate::table::cache::BlockCache;
 use crate::table::reader::{Reach, Table};
@@ -41,6 +42,9 @@ pub(crate) struct View {
     /// Whether any entry outside the active memtable expires.
     expires: bool,
 }
+
+/// Views that were replaced while somebody still held them, and when.
+type Replaced = VecDeque<(Instant, Weak<View>)>;
 
 impl View {
     pub(crate) fn new(active: Arc<Memtable>, frozen: Vec<Arc<Memtable>>, version: Arc<Version>) -> View {
@@ -113,9 +117,18 @@ pub(crate) struct FlushTask {
 pub(crate) struct Work {
     pub queue: VecDeque<FlushTask>,
     pub flushing: bool,
-    pub compacting: bool,
+    /// Compactions under way.
+    pub claims: Vec<Claim>,
+    pub last_claim: u64,
     pub failure: Option<Error>,
     pub closing: bool,
+}
+
+impl Work {
+    /// Whether nothing more is to be begun.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closing || self.failure.is_some()
+    }
 }
 
 /// What an edit comes from.
@@ -151,6 +164,9 @@ pub(crate) struct Shared {
     /// What to compact next.
     pub picker: Arc<dyn Picker>,
     pub counters: Counters,
+    pub replaced: Mutex<Replaced>,
+    /// Whether the disk has no room for more.
+    pub disk_full: AtomicBool,
 }
 
 impl Shared {
@@ -234,6 +250,7 @@ impl Shared {
             }
             edit.add.retain(|(_, meta)| !numbers.contains(&meta.number));
             edit.remove.extend(numbers.into_iter().filter(live));
+            after.arrange();
             edit.remove_ranges.extend(manifest::idle_ranges(&after));
             let kept = after.range_deletes.list().iter().filter(|r| !edit.remove_ranges.contains(r)).cloned();
             after.range_deletes = RangeDeletes::new(kept.collect());
@@ -284,9 +301,24 @@ impl Shared {
             }
             _ => {}
         }
-        self.view.store(Arc::new(View::new(active, frozen, Arc::new(after))));
+        self.swap(View::new(active, frozen, Arc::new(after)));
         self.bell.notify_all();
         Ok(true)
+    }
+
+    /// Lets readers see another view. Under `work`.
+    fn swap(&self, view: View) {
+        let before = self.view.swap(Arc::new(view));
+        let mut replaced = self.replaced.lock();
+        replaced.retain(|(_, view)| view.strong_count() > 0);
+        replaced.push_back((Instant::now(), Arc::downgrade(&before)));
+    }
+
+    /// How long ago the oldest view that somebody still holds was replaced.
+    pub(crate) fn oldest_snapshot(&self) -> Option<Duration> {
+        let replaced = self.replaced.lock();
+        let mut held = replaced.iter().filter(|(_, view)| view.strong_count() > 0);
+        held.next().map(|(since, _)| since.elapsed())
     }
 
     /// Makes an edit durable that changes attachments only.
@@ -306,39 +338,102 @@ impl Shared {
         let memtable = view.active.clone();
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
-        let next = View::new(Arc::new(Memtable::new()), frozen, view.version.clone());
-        self.view.store(Arc::new(next));
+        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
         work.queue.push_back(FlushTask { memtable, attached, seq });
         self.bell.notify_all();
         Ok(())
     }
 
-    /// How far memory and level 0 are from the point where writers wait: 1.0 is there.
-    pub(crate) fn pressure(&self) -> f64 {
-        let view = self.view.load();
-        let memory = view.frozen.len() as f64 / self.options.memtables_max.max(1) as f64;
-        let level0 =
-            self.picker.stop_at().map_or(0.0, |stop| view.version.slots[0].len() as f64 / stop.max(1) as f64);
-        memory.max(level0)
+    /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
+    pub(crate) fn pressure(&self) -> (f64, Stall) {
+        let (view, options) = (self.view.load(), &self.options);
+        let part = |is: usize, stop: usize| is as f64 / stop.max(1) as f64;
+        let depth = view.version.sublevels.len();
+        let debt = self.picker.debt(&view.version) as f64 / options.debt_stop_bytes.max(1) as f64;
+        let all = [
+            (part(view.frozen.len(), options.memtables_max), Stall::Memory),
+            (self.picker.stop_at().map_or(0.0, |stop| part(depth, stop)), Stall::Level0),
+            (debt, Stall::Debt),
+        ];
+        all.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b)).expect("three of them")
     }
 
-    /// Waits until writers may go on; `Busy` when that takes longer than `patience`.
+    /// Waits until writers may go on; `Busy` when that takes longer than `patience`, `DiskFull` at once.
     pub(crate) fn admit(&self, patience: Duration) -> Result<()> {
-        if self.pressure() < 1.0 {
+        if self.is_disk_full() && !self.look_for_room() {
+            return Err(self.no_room());
+        }
+        let (pressure, stall) = self.pressure();
+        if pressure < 1.0 {
             return Ok(());
         }
-        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
-        let until = Instant::now() + patience;
+        let started = Instant::now();
+        let result = self.wait_for_room(started + patience);
+        self.counters.stalled(stall, started.elapsed());
+        self.options.tell(&Event::Stalled { reason: stall.name(), took: started.elapsed() });
+        result
+    }
+
+    fn wait_for_room(&self, until: Instant) -> Result<()> {
         let mut work = self.work.lock();
         loop {
             check(&work)?;
-            if self.pressure() < 1.0 {
+            let (pressure, stall) = self.pressure();
+            if pressure < 1.0 {
                 return Ok(());
             }
             if self.options.threads == 0 || self.bell.wait_until(&mut work, until).timed_out() {
-                let reason = "flushing and compacting";
-                return Err(Error::Busy { reason, retry_after: Duration::from_secs(1) });
+                return Err(Error::Busy { reason: stall.name(), retry_after: Duration::from_secs(1) });
             }
+        }
+    }
+
+    /// Free bytes of the device; where they cannot be told, as many as one likes.
+    pub(crate) fn free_space(&self) -> u64 {
+        self.options.vfs.free_space(&self.dir).unwrap_or(u64::MAX)
+    }
+
+    /// What a writer is told when the disk is full.
+    pub(crate) fn no_room(&self) -> Error {
+        let (dir, reserve) = (self.dir.clone(), self.options.disk_reserve_bytes);
+        Error::DiskFull { dir, free: self.free_space(), reserve }
+    }
+
+    /// Bytes that may be written before the reserve is touched.
+    pub(crate) fn room(&self) -> u64 {
+        self.free_space().saturating_sub(self.options.disk_reserve_bytes)
+    }
+
+    /// Whether writes are refused for want of room.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Acquire)
+    }
+
+    /// Refuses writes until there is room.
+    pub(crate) fn disk_is_full(&self) {
+        if !self.disk_full.swap(true, Ordering::AcqRel) {
+            self.options.tell(&Event::DiskFull { free: self.free_space() });
+            self.bell.notify_all(); // who waits for a flush waits in vain
+        }
+    }
+
+    /// Lets writes go on if there is room.
+    pub(crate) fn look_for_room(&self) -> bool {
+        let free = self.free_space();
+        if free < self.options.disk_reserve_bytes {
+            return false;
+        }
+        if self.disk_full.swap(false, Ordering::AcqRel) {
+            self.options.tell(&Event::DiskFreed { free });
+            self.bell.notify_all();
+        }
+        true
+    }
+
+    /// Refuses writes if there is no room: asked whenever a piece of the disk was taken.
+    pub(crate) fn watch_disk(&self) {
+        if self.free_space() < self.options.disk_reserve_bytes {
+            self.disk_is_full();
         }
     }
 

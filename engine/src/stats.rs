@@ -1,6 +1,7 @@
 //! What the engine counts.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::compaction::picker::Reason;
 
@@ -42,7 +43,44 @@ pub(crate) struct Counters {
     pub compacted_bytes: AtomicU64,
     pub compaction_read_bytes: AtomicU64,
     by_reason: [AtomicU64; Reason::ALL.len()],
-    pub stalls: AtomicU64,
+    stalls: [(AtomicU64, AtomicU64); Stall::ALL.len()],
+    /// Bytes of keys and values that were written to the store.
+    pub user_bytes: Striped,
+    pub gets: Striped,
+}
+
+/// What writers wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stall {
+    /// Frozen memory that is not flushed yet.
+    Memory,
+    /// Tables over one another in level 0.
+    Level0,
+    /// Compaction that is due.
+    Debt,
+}
+
+impl Stall {
+    const ALL: [Stall; 3] = [Stall::Memory, Stall::Level0, Stall::Debt];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Stall::Memory => "flushing memory",
+            Stall::Level0 => "compacting level 0",
+            Stall::Debt => "compacting",
+        }
+    }
+}
+
+/// How often and how long writers waited for one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StallStats {
+    /// What they waited for.
+    pub reason: &'static str,
+    /// How often.
+    pub count: u64,
+    /// How long altogether.
+    pub took: Duration,
 }
 
 impl Counters {
@@ -51,6 +89,21 @@ impl Counters {
         self.compaction_read_bytes.fetch_add(read, Relaxed);
         self.compacted_bytes.fetch_add(written, Relaxed);
         self.by_reason[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn stalled(&self, stall: Stall, took: Duration) {
+        let (count, micros) = &self.stalls[stall as usize];
+        count.fetch_add(1, Relaxed);
+        micros.fetch_add(took.as_micros() as u64, Relaxed);
+    }
+
+    pub(crate) fn stalls(&self) -> Vec<StallStats> {
+        let stats = |stall: &Stall| {
+            let (count, micros) = &self.stalls[*stall as usize];
+            let took = Duration::from_micros(micros.load(Relaxed));
+            StallStats { reason: stall.name(), count: count.load(Relaxed), took }
+        };
+        Stall::ALL.iter().map(stats).collect()
     }
 
     pub(crate) fn reasons(&self) -> Vec<(&'static str, u64)> {
@@ -97,14 +150,64 @@ pub struct Stats {
     pub compactions_by_reason: Vec<(&'static str, u64)>,
     /// Times a writer had to wait for flushes or compactions.
     pub stalls: u64,
+    /// The same by what was waited for.
+    pub stalls_by_reason: Vec<StallStats>,
+    /// Whether writes are refused for want of room on the disk.
+    pub disk_full: bool,
+    /// Bytes of compaction that are due, about.
+    pub debt_bytes: u64,
+    /// Tables over one another in level 0, at most.
+    pub level0_depth: u64,
+    /// Bytes of keys and values that were written to the store.
+    pub user_bytes: u64,
+    /// Bytes of blob files, and of those the bytes that tables still point to.
+    pub blob_bytes: u64,
+    /// See `blob_bytes`.
+    pub blob_bytes_used: u64,
+    /// Look-ups by key.
+    pub gets: u64,
+    /// Look-ups in a table that its filter stopped, the key not being there.
+    pub filter_stopped: u64,
+    /// Look-ups in a table that its filter let pass although the key was not there.
+    pub filter_false: u64,
+    /// What is kept for reads of the past begins here.
+    pub floor_seq: u64,
+    /// For how long the oldest files and memory that only snapshots still use have been of no other use: who holds a
+    /// snapshot that long keeps the disk from being freed.
+    pub oldest_snapshot: Option<Duration>,
     /// Reads of blocks that the cache held.
     pub cache_hits: u64,
     /// Reads of blocks that it did not hold.
     pub cache_misses: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
-    /// Bytes of filters and indexes held beside the cache.
+    /// Bytes of filters and indexes held beside the cache, within its budget.
     pub pinned_bytes: u64,
     /// Counters of the engine's own log, if it has one.
     pub log: Option<crate::log::LogStats>,
+}
+
+impl Stats {
+    /// Bytes written to tables, blob files and the log for each byte that was written to the store.
+    pub fn write_amplification(&self) -> f64 {
+        let log = self.log.map_or(0, |log| log.bytes);
+        (self.flushed_bytes + self.compacted_bytes + log) as f64 / self.user_bytes.max(1) as f64
+    }
+
+    /// Bytes of all tables for each byte of the oldest level, which holds nothing twice.
+    pub fn space_amplification(&self) -> f64 {
+        let all: u64 = self.levels.iter().map(|level| level.bytes).sum();
+        let oldest = self.levels.iter().rev().map(|level| level.bytes).find(|&bytes| bytes > 0).unwrap_or(0);
+        all as f64 / oldest.max(1) as f64
+    }
+
+    /// Blocks read from files for each look-up by key, if there was no other reading.
+    pub fn read_amplification(&self) -> f64 {
+        self.cache_misses as f64 / self.gets.max(1) as f64
+    }
+
+    /// Of the look-ups in tables that do not hold the key, the part that the filter let pass.
+    pub fn filter_false_rate(&self) -> f64 {
+        self.filter_false as f64 / (self.filter_false + self.filter_stopped).max(1) as f64
+    }
 }

@@ -180,7 +180,7 @@ fn a_failed_write_poisons_as_a_failed_sync_does() {
     append(&log, 1..=1);
     let end = log.append(2, Kind::Entry, &[&[2; 100]]).expect("appended");
     vfs.fail(vfs.calls() + 1, Fault::ShortWrite);
-    assert!(matches!(log.sync(end), Err(Error::Io { .. })));
+    assert!(matches!(log.sync(end), Err(Error::SyncFailed { .. })));
     assert!(log.append(3, Kind::Entry, &[b"x"]).is_err());
     drop(log);
     vfs.crash(Crash::KeepAll, 1);

@@ -22,12 +22,15 @@ fn oldest(version: &Version, slot: usize) -> Option<&Arc<Table>> {
 }
 
 impl Picker for Fifo {
-    fn trigger(&self, version: &Version, now: u64) -> Option<Cause> {
-        let slot = (0..SLOTS).rev().find(|&slot| !version.slots[slot].is_empty())?;
+    fn triggers(&self, version: &Version, now: u64) -> Vec<Cause> {
+        let slot = (0..SLOTS).rev().find(|&slot| !version.slots[slot].is_empty());
+        let Some((slot, table)) = slot.and_then(|slot| Some((slot, oldest(version, slot)?))) else {
+            return Vec::new();
+        };
         let bytes: u64 = (0..SLOTS).map(|slot| version.slot_bytes(slot)).sum();
-        let age = Duration::from_millis(now.saturating_sub(oldest(version, slot)?.meta.written_ms));
+        let age = Duration::from_millis(now.saturating_sub(table.meta.written_ms));
         let is_due = bytes > self.bytes_max || self.age_max.is_some_and(|age_max| age > age_max);
-        is_due.then(|| Cause::slot(Reason::Expired, slot))
+        if is_due { vec![Cause::slot(Reason::Expired, slot)] } else { Vec::new() }
     }
 
     fn layout(&self, _version: &Version, _cause: &Cause) -> Option<usize> {
@@ -38,8 +41,8 @@ impl Picker for Fifo {
         Granularity::Table
     }
 
-    fn movement(&self, version: &Version, slot: usize, _target: Option<usize>) -> Option<Arc<Table>> {
-        oldest(version, slot).cloned()
+    fn movement(&self, version: &Version, slot: usize, _target: Option<usize>) -> Vec<Arc<Table>> {
+        oldest(version, slot).cloned().into_iter().collect()
     }
 
     fn stop_at(&self) -> Option<usize> {
@@ -49,5 +52,9 @@ impl Picker for Fifo {
     /// Merged tables would have no place in time: what is new would go with what is old.
     fn keeps_up(&self) -> bool {
         false
+    }
+
+    fn is_timed(&self) -> bool {
+        self.age_max.is_some()
     }
 }

@@ -1,11 +1,13 @@
 //! Merging the tables of a job into new ones.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::blob::BlobMeta;
 use crate::compaction::picker::{self, Job};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::events::Event;
 use crate::key::{Entry, Op};
 use crate::merge::MergeCursor;
 use crate::output::{Fate, Output, Plan, Survivors};
@@ -13,10 +15,12 @@ use crate::state::{How, Shared};
 use crate::table::builder::TableMeta;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
-use crate::version::{RunCursor, SLOTS, Version};
+use crate::version::{RunCursor, SLOTS, Version, sublevels};
 
-/// Runs a job and installs its result. Stops early, with nothing done, when `stop` says so.
-pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn() -> bool) -> Result<()> {
+/// Runs a job and installs its result. Stops early, with nothing done, when `goes_on`, asked every few thousand entries,
+/// denies it.
+pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, goes_on: &dyn Fn() -> bool) -> Result<()> {
+    let started = Instant::now();
     let mut edit = Edit::default();
     edit.remove.extend(job.tables().map(|table| table.meta.number));
     let mut written = 0;
@@ -27,7 +31,7 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn()
             edit.add.extend(job.tables().map(|table| (target as u8, table.meta.clone())));
         }
         Some(target) => {
-            let Some(output) = merge(shared, version, job, target, stop)? else { return Ok(()) };
+            let Some(output) = merge(shared, version, job, target, goes_on)? else { return Ok(()) };
             let (tables, blobs) = output;
             written = tables.iter().map(|t| t.len).chain(blobs.iter().map(|b| b.len)).sum();
             edit.add.extend(tables.into_iter().map(|meta| (target as u8, meta)));
@@ -41,14 +45,18 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, stop: &dyn Fn()
         let tables = edit.add.iter().map(|(_, meta)| shared.table_path(meta.number));
         tables.chain(edit.add_blobs.iter().map(|meta| shared.blob_path(meta.number))).collect()
     };
-    if shared.commit_with(edit, How::Compaction(version))? {
+    let committed = shared.commit_with(edit, How::Compaction(version));
+    if *committed.as_ref().unwrap_or(&false) {
         shared.counters.compacted(job.reason, read, written);
-    } else {
+        shared.watch_disk();
+        let (reason, took) = (job.reason.name(), started.elapsed());
+        shared.options.tell(&Event::Compacted { reason, read, written, took });
+    } else if committed.as_ref().map_or_else(Error::is_disk_full, |_| true) {
         for path in &outputs {
             let _ = shared.options.vfs.remove(path); // or the next opening does
         }
     }
-    Ok(())
+    committed.map(drop)
 }
 
 /// Says when an output table is full: at its size; from half of it on where a table of the next run begins, so that a later
@@ -90,15 +98,12 @@ fn merge(
     version: &Version,
     job: &Job,
     target: usize,
-    stop: &dyn Fn() -> bool,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<Written>> {
     let mut cursors: Vec<Box<dyn Cursor>> = Vec::new();
     for input in &job.inputs {
-        if input.slot == 0 {
-            cursors.extend(input.tables.iter().map(|table| Box::new(table.cursor(false)) as Box<dyn Cursor>));
-        } else {
-            cursors.push(Box::new(RunCursor::new(input.tables.clone(), false)));
-        }
+        let runs = if input.slot == 0 { sublevels(&input.tables) } else { vec![input.tables.clone()] };
+        cursors.extend(runs.into_iter().map(|run| Box::new(RunCursor::new(run, false)) as Box<dyn Cursor>));
     }
     let mut merged = MergeCursor::new(cursors);
     merged.seek_first()?;
@@ -117,7 +122,7 @@ fn merge(
     let mut last: Vec<u8> = Vec::new();
     while let Some(entry) = merged.entry() {
         read += 1;
-        if read % 4096 == 0 && stop() {
+        if read % 4096 == 0 && !goes_on() {
             return Ok(None);
         }
         let fate = survivors.fate(&entry, &mut |key| bottom.is_bottom(key));

@@ -21,10 +21,8 @@ impl LazyLeveled {
         // A merge of `runs` alike is a little smaller than their sum: rounded, not cut.
         (bytes.saturating_mul(3) / 2 / unit.max(1)).max(1).ilog(self.runs as u64)
     }
-}
 
-impl Picker for LazyLeveled {
-    fn trigger(&self, version: &Version, _now: u64) -> Option<Cause> {
+    fn trigger(&self, version: &Version) -> Option<Cause> {
         let all = runs(version);
         let upper = all.iter().take_while(|run| run.slot < BOTTOM).count();
         let bottom = all.get(upper).map_or(0, |run| run.bytes);
@@ -44,6 +42,12 @@ impl Picker for LazyLeveled {
         }
         // Whatever their sizes, all runs have to find a slot.
         (upper >= SLOTS - 4).then(|| cause(Reason::Count, &all, 0, upper))
+    }
+}
+
+impl Picker for LazyLeveled {
+    fn triggers(&self, version: &Version, _now: u64) -> Vec<Cause> {
+        self.trigger(version).into_iter().collect()
     }
 
     fn layout(&self, version: &Version, cause: &Cause) -> Option<usize> {

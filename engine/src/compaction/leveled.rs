@@ -13,6 +13,8 @@ const MULTIPLIER: u64 = 10;
 
 pub(crate) struct Leveled {
     level0_tables: usize,
+    /// Bytes of so many full memtables.
+    level0_bytes: u64,
     level_bytes: u64,
     stop: usize,
 }
@@ -27,6 +29,7 @@ impl Leveled {
     pub(crate) fn new(options: &Options) -> Leveled {
         Leveled {
             level0_tables: options.level0_tables.max(1),
+            level0_bytes: options.level0_tables.max(1) as u64 * options.memtable_bytes as u64,
             level_bytes: options.level_bytes.max(1),
             stop: options.level0_stop,
         }
@@ -50,23 +53,25 @@ impl Leveled {
 }
 
 impl Picker for Leveled {
-    fn trigger(&self, version: &Version, _now: u64) -> Option<Cause> {
+    fn triggers(&self, version: &Version, _now: u64) -> Vec<Cause> {
         let shape = self.shape(version);
         let fill = |slot: usize| version.slot_bytes(slot) as f64 / shape.bytes_max[slot].max(1) as f64;
-        let level0 = version.slots[0].len() as f64 / self.level0_tables as f64;
+        // Slot 0 counts by how many tables a read meets, and by bytes, for those that come in order meet no other.
+        let depth = version.sublevels.len() as f64 / self.level0_tables as f64;
+        let level0 = depth.max(version.slot_bytes(0) as f64 / self.level0_bytes.max(1) as f64);
         // A level's need counts less while the next one is over its size too (Pebble divides so): pressure goes down.
-        let mut best = (level0 >= 1.0).then_some((level0 / fill(shape.base).max(1.0), 0));
+        let mut due = Vec::new();
+        if level0 >= 1.0 {
+            due.push((level0 / fill(shape.base).max(1.0), Cause::slot(Reason::Count, 0)));
+        }
         for slot in 1..SLOTS - 1 {
             let score = fill(slot);
             if !version.slots[slot].is_empty() && score > 1.0 {
-                let pressed = score / fill(slot + 1).max(1.0);
-                if best.is_none_or(|(top, _)| pressed > top) {
-                    best = Some((pressed, slot));
-                }
+                due.push((score / fill(slot + 1).max(1.0), Cause::slot(Reason::Size, slot)));
             }
         }
-        let (_, slot) = best?;
-        Some(Cause::slot(if slot == 0 { Reason::Count } else { Reason::Size }, slot))
+        due.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        due.into_iter().map(|(_, cause)| cause).collect()
     }
 
     fn layout(&self, version: &Version, cause: &Cause) -> Option<usize> {
@@ -74,10 +79,22 @@ impl Picker for Leveled {
     }
 
     fn granularity(&self, cause: &Cause) -> Granularity {
-        if cause.first == 0 { Granularity::Runs } else { Granularity::Table }
+        if cause.first == 0 { Granularity::Column } else { Granularity::Table }
     }
 
     fn stop_at(&self) -> Option<usize> {
         Some(self.stop)
+    }
+
+    fn splits_flushes(&self) -> bool {
+        true
+    }
+
+    fn debt(&self, version: &Version) -> u64 {
+        let shape = self.shape(version);
+        // What is over its size goes down by a level, merged with about as much again for each tenth.
+        let over = (1..SLOTS - 1).map(|slot| version.slot_bytes(slot).saturating_sub(shape.bytes_max[slot]));
+        let level0 = version.slot_bytes(0).saturating_sub(self.level0_bytes);
+        over.sum::<u64>().saturating_mul(MULTIPLIER).saturating_add(level0.saturating_mul(2))
     }
 }

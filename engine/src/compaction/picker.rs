@@ -81,6 +81,60 @@ impl Job {
     pub(crate) fn is_move(&self) -> bool {
         self.tables().count() == 1 && self.target.is_some_and(|target| target != self.inputs[0].slot)
     }
+
+    /// Bytes that it may write before anything is freed.
+    fn room(&self) -> u64 {
+        let rewrites = self.target.is_some() && !self.is_move();
+        if rewrites { self.tables().map(|table| table.meta.len).sum() } else { 0 }
+    }
+
+    /// What nobody else may touch meanwhile.
+    pub(crate) fn claim(&self, id: u64) -> Claim {
+        let slots = || self.inputs.iter().map(|input| input.slot).chain(self.target);
+        Claim {
+            id,
+            first: slots().min().unwrap_or(0),
+            last: slots().max().unwrap_or(0),
+            smallest: self.tables().map(|table| table.meta.smallest.clone()).min().unwrap_or_default(),
+            largest: self.tables().map(|table| table.meta.largest.clone()).max().unwrap_or_default(),
+        }
+    }
+}
+
+/// A stretch of keys over some slots, in which a job is at work.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub id: u64,
+    first: usize,
+    last: usize,
+    smallest: Vec<u8>,
+    largest: Vec<u8>,
+}
+
+impl Claim {
+    /// Jobs may run side by side when their keys or their slots lie apart: then neither sees what the other changes, and
+    /// nothing new comes to lie under something old.
+    fn meets(&self, other: &Claim) -> bool {
+        self.first <= other.last
+            && other.first <= self.last
+            && self.smallest <= other.largest
+            && other.smallest <= self.largest
+    }
+}
+
+/// What limits the choice of a job.
+pub(crate) struct Limits<'a> {
+    /// What is under way.
+    pub claims: &'a [Claim],
+    /// Bytes that may be written.
+    pub room: u64,
+}
+
+impl Limits<'_> {
+    fn allow(&self, job: &Job) -> bool {
+        let claim = job.claim(0);
+        job.room() <= self.room && !self.claims.iter().any(|other| other.meets(&claim))
+    }
 }
 
 /// How much of a slot a job takes.
@@ -90,6 +144,8 @@ pub(crate) enum Granularity {
     Runs,
     /// One table.
     Table,
+    /// Of slot 0, tables that overlap one another, and no others.
+    Column,
 }
 
 /// The slots that a trigger names, and why.
@@ -115,8 +171,8 @@ impl Cause {
 
 /// A compaction strategy, as answers to four questions about a version.
 pub(crate) trait Picker: Send + Sync {
-    /// When: `None` while the tree is in shape. `now` is in milliseconds since 1970.
-    fn trigger(&self, version: &Version, now: u64) -> Option<Cause>;
+    /// When: nothing while the tree is in shape; the most urgent first. `now` is in milliseconds since 1970.
+    fn triggers(&self, version: &Version, now: u64) -> Vec<Cause>;
 
     /// Where to: the slot that the output goes to; `None` drops it.
     fn layout(&self, version: &Version, cause: &Cause) -> Option<usize>;
@@ -124,9 +180,9 @@ pub(crate) trait Picker: Send + Sync {
     /// How much.
     fn granularity(&self, cause: &Cause) -> Granularity;
 
-    /// Which table of `slot`, if one is enough: by default the one that overlaps least with the target for its size
-    /// (RocksDB's kMinOverlappingRatio), deletes making it smaller than it is.
-    fn movement(&self, version: &Version, slot: usize, target: Option<usize>) -> Option<Arc<Table>> {
+    /// Which table of `slot`, if one is enough, the best first: by default the one that overlaps least with the target for
+    /// its size (RocksDB's kMinOverlappingRatio), deletes making it smaller than it is.
+    fn movement(&self, version: &Version, slot: usize, target: Option<usize>) -> Vec<Arc<Table>> {
         let ratio = |table: &Arc<Table>| {
             let reached = |target| version.overlapping(target, &table.meta.smallest, &table.meta.largest);
             let bytes: u64 = target.map_or(Vec::new(), reached).iter().map(|lower| lower.meta.len).sum();
@@ -134,41 +190,71 @@ pub(crate) trait Picker: Send + Sync {
             let weight = table.meta.len + table.meta.len * table.meta.deletes / table.meta.entries.max(1);
             bytes * 1024 / weight.max(1)
         };
-        version.slots[slot].iter().min_by_key(|table| (ratio(table), table.meta.number)).cloned()
+        let mut tables = version.slots[slot].clone();
+        tables.sort_by_cached_key(|table| (ratio(table), table.meta.number));
+        tables
     }
 
-    /// Tables in slot 0 at which writers wait; `None`: never.
+    /// Tables of slot 0 over one key at which writers wait; `None`: never.
     fn stop_at(&self) -> Option<usize>;
+
+    /// Bytes that have to be written before the tree is in shape, about.
+    fn debt(&self, _version: &Version) -> u64 {
+        0
+    }
 
     /// Whether tables may be rewritten when nothing has to be done.
     fn keeps_up(&self) -> bool {
         true
     }
 
-    /// The next job.
-    fn pick(&self, version: &Version, now: u64) -> Option<Job> {
-        let Some(cause) = self.trigger(version, now) else {
-            return if self.keeps_up() { upkeep(version, now) } else { None };
-        };
-        let target = self.layout(version, &cause);
-        let mut inputs = Vec::new();
-        match self.granularity(&cause) {
-            Granularity::Table => {
-                let table = self.movement(version, cause.first, target)?;
-                inputs.push(Input { slot: cause.first, tables: vec![table] });
-            }
-            Granularity::Runs => {
-                for slot in cause.first..=cause.last {
-                    let (skip, take) = if slot == 0 { (cause.skip, cause.take) } else { (0, usize::MAX) };
-                    let tables: Vec<_> = version.slots[slot].iter().skip(skip).take(take).cloned().collect();
-                    if !tables.is_empty() {
-                        inputs.push(Input { slot, tables });
-                    }
-                }
-            }
-        }
-        Some(completed(version, Job { reason: cause.reason, inputs, target }))
+    /// Whether time alone may be a cause.
+    fn is_timed(&self) -> bool {
+        false
     }
+
+    /// Whether flushes cut their output, so that a part of slot 0 can be compacted by itself.
+    fn splits_flushes(&self) -> bool {
+        false
+    }
+
+    /// The next job that may be done beside those under way.
+    fn pick(&self, version: &Version, now: u64, limits: &Limits<'_>) -> Option<Job> {
+        let causes = self.triggers(version, now);
+        if causes.is_empty() && self.keeps_up() {
+            return upkeep(version, now, limits);
+        }
+        causes.iter().find_map(|cause| {
+            let target = self.layout(version, cause);
+            let candidates: Vec<Vec<Input>> = match self.granularity(cause) {
+                Granularity::Table => {
+                    let tables = self.movement(version, cause.first, target).into_iter();
+                    tables.map(|table| vec![Input { slot: cause.first, tables: vec![table] }]).collect()
+                }
+                Granularity::Column => {
+                    let columns = version.columns().into_iter();
+                    columns.map(|tables| vec![Input { slot: 0, tables }]).collect()
+                }
+                Granularity::Runs => vec![whole_runs(version, cause)],
+            };
+            let jobs = candidates.into_iter();
+            let mut jobs =
+                jobs.map(|inputs| completed(version, Job { reason: cause.reason, inputs, target }));
+            jobs.find(|job| limits.allow(job))
+        })
+    }
+}
+
+fn whole_runs(version: &Version, cause: &Cause) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    for slot in cause.first..=cause.last {
+        let (skip, take) = if slot == 0 { (cause.skip, cause.take) } else { (0, usize::MAX) };
+        let tables: Vec<_> = version.slots[slot].iter().skip(skip).take(take).cloned().collect();
+        if !tables.is_empty() {
+            inputs.push(Input { slot, tables });
+        }
+    }
+    inputs
 }
 
 /// Adds the tables of the target that the inputs overlap.
@@ -189,43 +275,47 @@ fn completed(version: &Version, mut job: Job) -> Job {
 /// What is worth doing when nothing has to be done: tables that a range delete covers in part, or that are mostly deletes
 /// or expired, are rewritten together with what they reach in the next slot that holds anything; tables that point into a
 /// blob file that is mostly unused, alone. What readers below the floor could still see has to stay, so it is no reason.
-fn upkeep(version: &Version, now: u64) -> Option<Job> {
-    let is_old = |table: &&Arc<Table>| table.meta.max_seq() <= version.floor;
-    let under_range = |table: &&Arc<Table>| {
+fn upkeep(version: &Version, now: u64, limits: &Limits<'_>) -> Option<Job> {
+    let is_old = |table: &Arc<Table>| table.meta.max_seq() <= version.floor;
+    let under_range = |table: &Arc<Table>| {
         let mut ranges = version.range_deletes.list().iter().filter(|range| range.seq <= version.floor);
         ranges.any(|range| RangeDeletes::touches(range, &table.meta))
     };
     let expired = |table: &Arc<Table>| if table.meta.expiry_max <= now { table.meta.expiring } else { 0 };
-    let of_expired = |table: &&Arc<Table>| expired(table) * 2 >= table.meta.entries && is_old(table);
-    let of_deletes = |table: &&Arc<Table>| {
-        (table.meta.deletes + expired(table)) * 2 >= table.meta.entries && is_old(table)
-    };
+    let of_expired = |table: &Arc<Table>| expired(table) * 2 >= table.meta.entries && is_old(table);
+    let of_deletes =
+        |table: &Arc<Table>| (table.meta.deletes + expired(table)) * 2 >= table.meta.entries && is_old(table);
     let collect = blobs_to_collect(version);
-    let of_blobs = |table: &&Arc<Table>| table.meta.blobs.iter().any(|(file, _)| collect.contains(file));
-    let find = |from: usize, wanted: &dyn Fn(&&Arc<Table>) -> bool| {
+    let of_blobs = |table: &Arc<Table>| table.meta.blobs.iter().any(|(file, _)| collect.contains(file));
+    let find = |reason: Reason, from: usize, wanted: &dyn Fn(&Arc<Table>) -> bool| {
         let mut slots = version.slots.iter().enumerate().skip(from);
-        slots.find_map(|(slot, tables)| tables.iter().find(wanted).map(|table| (slot, table.clone())))
+        slots.find_map(|(slot, tables)| {
+            let jobs = tables.iter().filter(|table| wanted(table));
+            let mut jobs = jobs.map(|table| upkeep_of(version, reason, slot, table));
+            jobs.find(|job| limits.allow(job))
+        })
     };
-    let found = find(0, &under_range).map(|found| (Reason::RangeDelete, found));
     // Those of slot 0 that are mostly deletes go soon enough, and with company.
-    let found = found.or_else(|| find(1, &of_deletes).map(|found| (Reason::Deletes, found)));
-    let found = found.or_else(|| find(0, &of_expired).map(|found| (Reason::Expired, found)));
-    let found = found.or_else(|| find(0, &of_blobs).map(|found| (Reason::Blobs, found)));
-    let (reason, (slot, table)) = found?;
+    find(Reason::RangeDelete, 0, &under_range)
+        .or_else(|| find(Reason::Deletes, 1, &of_deletes))
+        .or_else(|| find(Reason::Expired, 0, &of_expired))
+        .or_else(|| find(Reason::Blobs, 0, &of_blobs))
+}
+
+/// The job that rewrites `table` for this reason.
+fn upkeep_of(version: &Version, reason: Reason, slot: usize, table: &Arc<Table>) -> Job {
     if slot == 0 && reason != Reason::Blobs {
         // Slot 0 overlaps itself: all of it goes to the first slot below that holds anything, or to the last.
         let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
         let inputs = vec![Input { slot, tables: version.slots[0].clone() }];
-        return Some(completed(version, Job { reason, inputs, target: Some(target) }));
+        return completed(version, Job { reason, inputs, target: Some(target) });
     }
     let below = (slot + 1..SLOTS)
         .find(|&below| !version.overlapping(below, &table.meta.smallest, &table.meta.largest).is_empty());
     // Deletes go down to what they delete; if there is nothing, they go, and so does in place what a range delete covers.
     let target = if reason == Reason::Deletes { below.unwrap_or(slot) } else { slot };
-    Some(completed(
-        version,
-        Job { reason, inputs: vec![Input { slot, tables: vec![table] }], target: Some(target) },
-    ))
+    let inputs = vec![Input { slot, tables: vec![table.clone()] }];
+    completed(version, Job { reason, inputs, target: Some(target) })
 }
 
 /// Percent of a blob file that may be unused before its values are written anew.

@@ -46,8 +46,8 @@ pub(crate) fn slot_above_next(version: &Version, cause: &Cause, deepest: usize) 
     (next - 1).min(deepest).max(cause.last)
 }
 
-impl Picker for Tiered {
-    fn trigger(&self, version: &Version, _now: u64) -> Option<Cause> {
+impl Tiered {
+    fn trigger(&self, version: &Version) -> Option<Cause> {
         let runs = runs(version);
         if runs.len() < self.runs {
             return None;
@@ -72,6 +72,12 @@ impl Picker for Tiered {
         }
         // None are: the newest ones go, so many that one fewer than allowed is left.
         Some(cause(Reason::Count, &runs, 0, runs.len() - self.runs + 2))
+    }
+}
+
+impl Picker for Tiered {
+    fn triggers(&self, version: &Version, _now: u64) -> Vec<Cause> {
+        self.trigger(version).into_iter().collect()
     }
 
     fn layout(&self, version: &Version, cause: &Cause) -> Option<usize> {

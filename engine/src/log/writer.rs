@@ -55,7 +55,7 @@ pub struct LogStats {
 /// The buffered bytes at which an appender writes them out itself, sync or no sync.
 const WRITE_OUT_BYTES: usize = 4 << 20;
 /// Purged files kept to become segments again.
-const SPARES_MAX: usize = 2;
+const SPARES_MAX: usize = 1;
 
 struct State {
     file: Arc<dyn File>,
@@ -279,38 +279,39 @@ impl Log {
         Ok(())
     }
 
-    /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed.
+    /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed, one by one, so that a power
+    /// cut leaves no gap in the numbers.
     pub fn purge(&self, seq: u64) -> Result<()> {
         loop {
-            let (name, recycled) = {
+            let (number, wants_spare, spare) = {
                 let mut state = self.state.lock();
                 if state.segments.len() < 2 || state.segments[1].1 > seq.saturating_add(1) {
                     return Ok(());
                 }
-                let (number, _) = state.segments.remove(0);
-                let recycled = if state.spares.len() < SPARES_MAX && self.recycles() {
-                    state.next_spare += 1;
-                    Some(format!("{:010}.{}-spare", state.next_spare, self.options.extension))
-                } else {
-                    None
-                };
-                (segment_name(number, self.options.extension), recycled)
+                state.next_spare += 1;
+                let spare = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
+                (state.segments[0].0, state.spares.len() < SPARES_MAX && self.recycles(), spare)
             };
-            let path = self.options.dir.join(&name);
-            match recycled {
-                Some(spare) => {
-                    let to = self.options.dir.join(&spare);
-                    self.vfs.rename(&path, &to).map_err(|e| Error::io("rename", &path, e))?;
-                    self.sync_dir()?;
-                    let file = self.vfs.open(&to, Mode::Read).map_err(|e| Error::io("open", &to, e))?;
-                    let len = file.len().map_err(|e| Error::io("measure", &to, e))?;
-                    self.state.lock().spares.push((spare, len));
-                }
-                None => {
-                    self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-                    self.sync_dir()?; // one by one, so that a power cut leaves no gap in the numbers
-                }
-            }
+            let path = self.options.dir.join(segment_name(number, self.options.extension));
+            let len = if wants_spare {
+                let file = self.vfs.open(&path, Mode::Read).map_err(|e| Error::io("open", &path, e))?;
+                file.len().map_err(|e| Error::io("measure", &path, e))?
+            } else {
+                0
+            };
+            // The first segment after an opening is a small one.
+            let spare = if len >= self.options.segment_bytes {
+                let to = self.options.dir.join(&spare);
+                self.vfs.rename(&path, &to).map_err(|e| Error::io("rename", &path, e))?;
+                Some((spare, len))
+            } else {
+                self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+                None
+            };
+            self.sync_dir()?;
+            let mut state = self.state.lock();
+            state.segments.remove(0);
+            state.spares.extend(spare);
         }
     }
 
@@ -328,10 +329,18 @@ impl Log {
         };
         let path = self.options.dir.join(&name);
         let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-        file.fill(0, self.options.segment_bytes).map_err(|e| Error::io("fill", &path, e))?;
+        if let Err(error) = file.fill(0, self.options.segment_bytes) {
+            let _ = self.vfs.remove(&path); // or the next opening does
+            return Err(Error::io("fill", &path, error));
+        }
         file.sync().map_err(|e| sync_failed(&path, &e.0))?;
         self.state.lock().spares.push((name, self.options.segment_bytes));
         Ok(())
+    }
+
+    /// Bytes of a segment.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes
     }
 
     /// Whether [`Log::prepare_spare`] has something to do.
@@ -369,7 +378,8 @@ impl Log {
         let path = || self.options.dir.join(segment_name(number, self.options.extension));
         let mut result = Ok(());
         if !bytes.is_empty() {
-            result = file.write_at(&bytes, from).map_err(|e| Error::io("write", &path(), e));
+            // What a failed write left in the file is unknown: as final as a failed sync, even if the disk was full.
+            result = file.write_at(&bytes, from).map_err(|e| sync_failed(&path(), &e));
         }
         if result.is_ok() && sync {
             self.syncs.fetch_add(1, Ordering::Relaxed);
@@ -389,7 +399,6 @@ impl Log {
                     state.durable = Position { segment: number, offset: end };
                 }
             }
-            // Even a failed write poisons: what it left in the file is unknown, and D10 wants one way out.
             Err(error) => state.poison = Some(error),
         }
         self.changed.notify_all();
@@ -418,13 +427,16 @@ impl Log {
                 break;
             }
         }
-        let result = self.next_segment(&mut state, seq, need);
-        if let Err(error) = result {
-            state.poison = Some(error.clone());
-            self.changed.notify_all();
-            return Err(error);
+        match self.next_segment(&mut state, seq, need) {
+            Ok(()) => Ok(state),
+            // The present segment is whole and durable, and there is no other: nothing has happened.
+            Err(error) if error.is_disk_full() => Err(error),
+            Err(error) => {
+                state.poison = Some(error.clone());
+                self.changed.notify_all();
+                Err(error)
+            }
         }
-        Ok(state)
     }
 
     fn next_segment(&self, state: &mut State, seq: u64, need: u64) -> Result<()> {
@@ -448,7 +460,10 @@ impl Log {
                 let path = self.options.dir.join(format!("{number:010}.{}-new", self.options.extension));
                 let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
                 let capacity = self.options.segment_bytes;
-                file.allocate(capacity).map_err(|e| Error::io("allocate", &path, e))?;
+                if let Err(error) = file.allocate(capacity) {
+                    let _ = self.vfs.remove(&path); // or the next opening does
+                    return Err(Error::io("allocate", &path, error));
+                }
                 (path, file, capacity)
             }
         };

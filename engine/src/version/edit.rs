@@ -7,6 +7,7 @@
 //! 7 attachment gone: varint       8 range delete: start slice ‖ end slice ‖ seq varint ‖ floor varint
 //! 9 durable log position: segment varint ‖ offset varint       10 range delete gone: as 8
 //! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: uid varint
+//! 14 splits: count varint ‖ key slice …
 //! ```
 
 use crate::attachment::{AttachmentEdit, AttachmentMeta};
@@ -32,6 +33,8 @@ pub(crate) struct Edit {
     pub log: Option<Position>,
     /// What was before this seq may be gone.
     pub floor: Option<Seq>,
+    /// Where flushes cut their output from now on.
+    pub splits: Option<Vec<Vec<u8>>>,
     pub add_blobs: Vec<BlobMeta>,
     /// Their uids.
     pub remove_blobs: Vec<u64>,
@@ -90,6 +93,11 @@ impl Edit {
             out.push(12);
             meta.encode(&mut out);
         }
+        if let Some(splits) = &self.splits {
+            out.push(14);
+            put_varint(&mut out, splits.len() as u64);
+            splits.iter().for_each(|key| put_slice(&mut out, key));
+        }
         for uid in &self.remove_blobs {
             out.push(13);
             put_varint(&mut out, *uid);
@@ -114,6 +122,13 @@ impl Edit {
                 11 => edit.floor = Some(decoder.varint()?),
                 12 => edit.add_blobs.push(BlobMeta::decode(&mut decoder)?),
                 13 => edit.remove_blobs.push(decoder.varint()?),
+                14 => {
+                    let mut splits = Vec::new();
+                    for _ in 0..decoder.varint()? {
+                        splits.push(decoder.slice()?.to_vec());
+                    }
+                    edit.splits = Some(splits);
+                }
                 tag @ (8 | 10) => {
                     let range = RangeDelete {
                         start: decoder.slice()?.to_vec(),

@@ -66,6 +66,7 @@ impl Replay {
         whole.durable_seq = edit.durable_seq.or(whole.durable_seq);
         whole.log = edit.log.or(whole.log);
         whole.floor = edit.floor.or(whole.floor);
+        whole.splits = edit.splits.or(whole.splits.take());
         if edit.attachments.state.is_some() {
             whole.attachments.state = edit.attachments.state;
         }
@@ -130,13 +131,14 @@ impl Manifest {
         Ok(Opened { manifest, version, next_file, log: whole.log })
     }
 
-    /// Makes an edit durable. The caller then swaps the version.
+    /// Makes an edit durable. The caller then swaps the version. After [`Error::is_disk_full`] nothing has happened.
     pub(crate) fn write(&mut self, edit: &Edit, after: &Version, next_file: u64) -> Result<()> {
         let bytes = edit.encode();
         self.since_snapshot += bytes.len() as u64;
         self.append(Kind::Edit, &bytes)?;
         if self.since_snapshot > SNAPSHOT_AFTER_BYTES.max(4 * self.snapshot_bytes) {
-            self.write_snapshot(after, next_file, edit.log)?;
+            let folded = self.write_snapshot(after, next_file, edit.log);
+            return or_later(folded);
         }
         Ok(())
     }
@@ -149,17 +151,22 @@ impl Manifest {
         let end = self.log.append(self.last + 1, kind, &[bytes])?;
         self.last += 1;
         self.log.sync(end)?;
-        self.log.vouch()
+        or_later(self.log.vouch())
     }
 
     fn write_snapshot(&mut self, version: &Version, next_file: u64, log: Option<Position>) -> Result<()> {
         let whole = whole(version, next_file, log);
         let bytes = whole.encode();
+        self.append(Kind::Snapshot, &bytes)?;
         self.snapshot_bytes = bytes.len() as u64;
         self.since_snapshot = 0;
-        self.append(Kind::Snapshot, &bytes)?;
         self.log.purge(self.last - 1)
     }
+}
+
+/// What is only good to have, once the edit is durable: when the disk is full, the next edit sees to it.
+fn or_later(result: Result<()>) -> Result<()> {
+    result.or_else(|error| if error.is_disk_full() { Ok(()) } else { Err(error) })
 }
 
 fn log_options(dir: &Path, options: &Options) -> LogOptions {
@@ -179,6 +186,7 @@ pub(crate) fn whole(version: &Version, next_file: u64, log: Option<Position>) ->
         next_file: Some(next_file),
         durable_seq: Some(version.durable_seq),
         floor: Some(version.floor),
+        splits: Some(version.splits.clone()),
         log,
         add_ranges: version.range_deletes.list().to_vec(),
         ..Edit::default()
@@ -259,6 +267,10 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
     ranges.extend(edit.add_ranges.iter().cloned());
     ranges.retain(|range| !edit.remove_ranges.contains(range));
     version.range_deletes = RangeDeletes::new(ranges);
+    if let Some(splits) = &edit.splits {
+        version.splits = splits.clone();
+    }
+    version.arrange();
     Ok(())
 }
 

@@ -33,6 +33,12 @@ const COLD_FROM: u64 = 100;
 #[derive(Clone, Default)]
 pub(crate) struct Version {
     pub slots: [Vec<Arc<Table>>; SLOTS],
+    /// Slot 0 as sorted runs, newest first: each table lies in the first run above all older ones that it overlaps (Pebble's
+    /// sublevels). Follows from the slot.
+    pub sublevels: Vec<Vec<Arc<Table>>>,
+    /// Keys at which flushes cut their output, so that parts of slot 0 can be compacted by themselves; ascending. They stay
+    /// the same until slot 0 is empty, so that the cuts of all its tables fall together.
+    pub splits: Vec<Vec<u8>>,
     pub attachments: AttachmentMap,
     pub range_deletes: RangeDeletes,
     /// Everything up to here is in the tables and attachments.
@@ -49,12 +55,7 @@ impl Version {
     /// The newest version of `key` with a seq of at most `at`.
     pub(crate) fn get(&self, key: &[u8], at: Seq, reach: Reach) -> Result<Option<Found>> {
         let hash = filter::hash(key);
-        for table in &self.slots[0] {
-            if let Some(found) = table.get(key, hash, at, reach)? {
-                return Ok(Some(found));
-            }
-        }
-        for run in &self.slots[1..] {
+        for run in self.sublevels.iter().chain(&self.slots[1..]) {
             let index = run.partition_point(|table| table.meta.largest.as_slice() < key);
             if let Some(table) = run.get(index) {
                 if let Some(found) = table.get(key, hash, at, reach)? {
@@ -67,12 +68,45 @@ impl Version {
 
     /// Cursors that together walk all tables.
     pub(crate) fn cursors<'a>(&self, out: &mut Vec<Box<dyn Cursor + 'a>>) {
-        for table in &self.slots[0] {
-            out.push(Box::new(table.cursor(true)));
-        }
-        for run in self.slots[1..].iter().filter(|run| !run.is_empty()) {
+        for run in self.sublevels.iter().chain(&self.slots[1..]).filter(|run| !run.is_empty()) {
             out.push(Box::new(RunCursor::new(run.clone(), true)));
         }
+    }
+
+    /// Slot 0 in parts that share no key, each newest first; those over which most tables lie come first.
+    pub(crate) fn columns(&self) -> Vec<Vec<Arc<Table>>> {
+        let mut by_key: Vec<(usize, &Arc<Table>)> = self.slots[0].iter().enumerate().collect();
+        by_key.sort_by(|(_, a), (_, b)| a.meta.smallest.cmp(&b.meta.smallest));
+        let mut columns: Vec<Vec<(usize, &Arc<Table>)>> = Vec::new();
+        let mut largest: &[u8] = &[];
+        for (place, table) in by_key {
+            match columns.last_mut() {
+                Some(column) if table.meta.smallest.as_slice() <= largest => column.push((place, table)),
+                _ => columns.push(vec![(place, table)]),
+            }
+            largest = largest.max(&table.meta.largest);
+        }
+        let mut columns: Vec<Vec<Arc<Table>>> = columns
+            .into_iter()
+            .map(|mut column| {
+                column.sort_by_key(|(place, _)| *place);
+                column.into_iter().map(|(_, table)| table.clone()).collect()
+            })
+            .collect();
+        columns.sort_by_cached_key(|column| std::cmp::Reverse(sublevels(column).len()));
+        columns
+    }
+
+    /// Brings what follows from the slots up to date.
+    pub(crate) fn arrange(&mut self) {
+        self.sublevels = sublevels(&self.slots[0]);
+    }
+
+    /// Where the flush of a memtable is to be cut into `parts` of like size, as far as the first run tells.
+    pub(crate) fn quantiles(&self, parts: usize) -> Vec<Vec<u8>> {
+        let run = self.slots[1..].iter().find(|run| !run.is_empty());
+        let Some(run) = run.filter(|run| run.len() >= parts) else { return Vec::new() };
+        (1..parts).map(|part| run[part * run.len() / parts].meta.smallest.clone()).collect()
     }
 
     /// Tables of `slot` that touch a key range. Not for slot 0, whose tables are in no order of keys.
@@ -136,6 +170,25 @@ impl Version {
         }
         used
     }
+}
+
+/// Tables that may overlap, newest first, as sorted runs, newest first.
+pub(crate) fn sublevels(tables: &[Arc<Table>]) -> Vec<Vec<Arc<Table>>> {
+    let mut runs: Vec<Vec<Arc<Table>>> = Vec::new();
+    for table in tables.iter().rev() {
+        let reached = |run: &Vec<Arc<Table>>| {
+            let at = run.partition_point(|other| other.meta.largest < table.meta.smallest);
+            run.get(at).is_some_and(|other| other.meta.smallest <= table.meta.largest)
+        };
+        let level = runs.iter().rposition(reached).map_or(0, |newest| newest + 1);
+        if level == runs.len() {
+            runs.push(Vec::new());
+        }
+        let at = runs[level].partition_point(|other| other.meta.smallest < table.meta.smallest);
+        runs[level].insert(at, table.clone());
+    }
+    runs.reverse();
+    runs
 }
 
 /// Walks the tables of one sorted, disjoint run as one.
