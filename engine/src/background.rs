@@ -134,7 +134,7 @@ impl Background {
     fn goes_on_after(&self, result: Result<bool>) -> bool {
         match result {
             Err(error) if error.is_disk_full() => {
-                self.shared.disk_is_full();
+                let _ = self.shared.disk_is_full(); // for the writers
                 let mut work = self.shared.work.lock();
                 while !work.is_over() && self.shared.is_disk_full() {
                     self.shared.bell.wait_for(&mut work, LOOK);

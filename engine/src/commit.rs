@@ -62,11 +62,11 @@ impl Commit {
         let (seq, wait) = {
             let mut order = self.order.lock();
             let seq = order.last + 1;
-            let end = log.append(seq, Kind::Batch, &[&payload]).inspect_err(|error| {
-                if error.is_disk_full() {
-                    shared.disk_is_full();
-                }
-            })?;
+            let end =
+                log.append(seq, Kind::Batch, &[&payload]).map_err(|error| match error.is_disk_full() {
+                    true => shared.disk_is_full(),
+                    false => error,
+                })?;
             order.last = seq;
             shared.view.load().active.insert(seq, &operations);
             if durability == Durability::Sync {

@@ -78,7 +78,7 @@ impl Engine {
         match self.background.drain_inline() {
             // What was not done is done when there is room; until then writes are refused.
             Err(error) if error.is_disk_full() => {
-                self.shared.disk_is_full();
+                let _ = self.shared.disk_is_full(); // for the writers
                 Ok(())
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
@@ -106,7 +106,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         picker,
         counters: Counters::default(),
         replaced: Mutex::default(),
-        disk_full: AtomicBool::new(false),
+        wanted_room: AtomicU64::new(0),
     };
     let background = Background { shared: Arc::new(shared), log };
     Ok(Opened { background, recovery, lock })

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -165,8 +165,8 @@ pub(crate) struct Shared {
     pub picker: Arc<dyn Picker>,
     pub counters: Counters,
     pub replaced: Mutex<Replaced>,
-    /// Whether the disk has no room for more.
-    pub disk_full: AtomicBool,
+    /// Free bytes that there have to be before writes go on; 0: they do go on.
+    pub wanted_room: AtomicU64,
 }
 
 impl Shared {
@@ -382,6 +382,9 @@ impl Shared {
             if pressure < 1.0 {
                 return Ok(());
             }
+            if self.is_disk_full() {
+                return Err(self.no_room());
+            }
             if self.options.threads == 0 || self.bell.wait_until(&mut work, until).timed_out() {
                 return Err(Error::Busy { reason: stall.name(), retry_after: Duration::from_secs(1) });
             }
@@ -406,35 +409,41 @@ impl Shared {
 
     /// Whether writes are refused for want of room.
     pub(crate) fn is_disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Acquire)
+        self.wanted_room.load(Ordering::Acquire) > 0
     }
 
-    /// Refuses writes until there is room.
-    pub(crate) fn disk_is_full(&self) {
-        if !self.disk_full.swap(true, Ordering::AcqRel) {
+    /// Refuses writes until there is more room than now, for something did not fit. Answers what writers are told.
+    pub(crate) fn disk_is_full(&self) -> Error {
+        self.want_room(self.free_space().saturating_add(self.options.memtable_bytes as u64));
+        self.no_room()
+    }
+
+    /// Refuses writes if there is too little room: asked whenever a piece of the disk was taken.
+    pub(crate) fn watch_disk(&self) {
+        if self.free_space() < self.options.disk_reserve_bytes {
+            self.want_room(self.options.disk_reserve_bytes);
+        }
+    }
+
+    fn want_room(&self, bytes: u64) {
+        let wanted = bytes.max(self.options.disk_reserve_bytes).max(1);
+        if self.wanted_room.swap(wanted, Ordering::AcqRel) == 0 {
             self.options.tell(&Event::DiskFull { free: self.free_space() });
             self.bell.notify_all(); // who waits for a flush waits in vain
         }
     }
 
-    /// Lets writes go on if there is room.
+    /// Lets writes go on if there is the room that was wanted.
     pub(crate) fn look_for_room(&self) -> bool {
         let free = self.free_space();
-        if free < self.options.disk_reserve_bytes {
+        if free < self.wanted_room.load(Ordering::Acquire) {
             return false;
         }
-        if self.disk_full.swap(false, Ordering::AcqRel) {
+        if self.wanted_room.swap(0, Ordering::AcqRel) > 0 {
             self.options.tell(&Event::DiskFreed { free });
             self.bell.notify_all();
         }
         true
-    }
-
-    /// Refuses writes if there is no room: asked whenever a piece of the disk was taken.
-    pub(crate) fn watch_disk(&self) {
-        if self.free_space() < self.options.disk_reserve_bytes {
-            self.disk_is_full();
-        }
     }
 
     /// Remembers that a background job failed: everyone who writes is told.

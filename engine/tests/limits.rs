@@ -1,0 +1,306 @@
+//! Limits of the machine: a full disk, memory held under its budget, many threads at once.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lumen_engine::events::Event;
+use lumen_engine::vfs::Vfs;
+use lumen_engine::vfs::memory::Memory;
+use lumen_engine::{Batch, Durability, Engine, Error, Options};
+
+fn options(vfs: Arc<dyn Vfs>) -> Options {
+    Options {
+        vfs,
+        memtable_bytes: 32 << 10,
+        table_bytes: 16 << 10,
+        level_bytes: 64 << 10,
+        segment_bytes: 64 << 10,
+        cache_bytes: 64 << 10,
+        disk_reserve_bytes: 128 << 10,
+        threads: 0,
+        ..Options::default()
+    }
+}
+
+fn key(n: u32) -> Vec<u8> {
+    format!("key{n:07}").into_bytes()
+}
+
+/// Does not pack.
+fn value(n: u32) -> Vec<u8> {
+    let mut state = u64::from(n) * 2 + 1;
+    let byte = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..200).map(byte).collect()
+}
+
+fn put(engine: &Engine, n: u32) -> Result<(), Error> {
+    let mut batch = Batch::new();
+    batch.put(&key(n), &value(n));
+    engine.write(&batch, Durability::Sync).map(drop)
+}
+
+/// Writes until the disk is full; answers how many were acknowledged.
+fn fill(engine: &Engine, from: u32) -> u32 {
+    for n in from..1_000_000 {
+        match put(engine, n) {
+            Ok(()) => {}
+            Err(Error::DiskFull { .. }) => return n,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the disk is never full");
+}
+
+#[derive(Default)]
+struct Heard {
+    full: AtomicU64,
+    freed: AtomicU64,
+    stalled: AtomicU64,
+}
+
+fn hearing(options: Options) -> (Arc<Heard>, Options) {
+    let heard = Arc::new(Heard::default());
+    let told = heard.clone();
+    let listener = move |event: &Event| {
+        match event {
+            Event::DiskFull { .. } => told.full.fetch_add(1, Ordering::Relaxed),
+            Event::DiskFreed { .. } => told.freed.fetch_add(1, Ordering::Relaxed),
+            Event::Stalled { .. } => told.stalled.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    };
+    (heard, Options { listener: Some(Arc::new(listener)), ..options })
+}
+
+fn check(engine: &Engine, written: u32) {
+    for n in 0..written {
+        assert_eq!(engine.get(&key(n)).expect("get").as_deref(), Some(&value(n)[..]), "{n}");
+    }
+    assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    for threads in [0, 2] {
+        let vfs = Memory::new();
+        vfs.set_capacity(Some(2 << 20));
+        let (heard, options) = hearing(Options { threads, ..options(Arc::new(vfs.clone())) });
+        let engine = Engine::open("/store", options.clone()).expect("open");
+        let written = fill(&engine, 0);
+        assert!(written > 1000, "{written} rows of 200 bytes fill two megabytes");
+        assert!(engine.stats().disk_full);
+        assert!(put(&engine, written).is_err(), "and the next one is refused as well");
+        assert!(heard.full.load(Ordering::Relaxed) > 0);
+        check(&engine, written);
+        // Room is made, and it goes on by itself.
+        vfs.set_capacity(Some(8 << 20));
+        for n in written..written + 2000 {
+            put(&engine, n).expect("there is room");
+        }
+        assert!(!engine.stats().disk_full);
+        assert!(heard.freed.load(Ordering::Relaxed) > 0);
+        engine.settle().expect("settle");
+        check(&engine, written + 2000);
+        // Once more, and closed and opened while it is full.
+        let written = fill(&engine, written + 2000);
+        let _ = engine.close();
+        drop(engine);
+        vfs.set_capacity(None);
+        let engine = Engine::open("/store", options).expect("open");
+        check(&engine, written);
+    }
+}
+
+#[test]
+fn background_work_goes_on_when_room_is_made_although_nobody_writes() {
+    let vfs = Memory::new();
+    vfs.set_capacity(Some(1 << 20));
+    let options = Options { threads: 2, disk_reserve_bytes: 0, ..options(Arc::new(vfs.clone())) };
+    let engine = Engine::open("/store", options).expect("open");
+    let written = fill(&engine, 0);
+    vfs.set_capacity(None);
+    // What waits is flushed without another write to wake it.
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while engine.stats().disk_full || engine.stats().frozen_memtables > 0 {
+        assert!(std::time::Instant::now() < deadline, "it does not go on");
+        std::thread::yield_now();
+    }
+    check(&engine, written);
+    engine.close().expect("close");
+}
+
+/// As root a small file system can be had; elsewhere the same is shown on the one in memory, above.
+#[test]
+fn a_full_file_system_refuses_writes_until_there_is_room() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mount =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(dir.path()).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: nothing can be mounted here");
+        return;
+    }
+    let store = dir.path().join("store");
+    let ballast = dir.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 1 << 20]).expect("ballast");
+    let (_, options) = hearing(Options { threads: 2, ..options(Options::default().vfs) });
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let engine = Engine::open(&store, options.clone()).expect("open");
+        let written = fill(&engine, 0);
+        let refused = put(&engine, written).expect_err("full");
+        let text = refused.to_string();
+        assert!(text.contains("bytes are free") && text.contains("store"), "{text}");
+        check(&engine, written);
+        std::fs::remove_file(&ballast).expect("room is made");
+        for n in written..written + 500 {
+            put(&engine, n).expect("there is room");
+        }
+        let written = fill(&engine, written + 500);
+        let _ = engine.close();
+        drop(engine);
+        let engine = Engine::open(&store, options.clone());
+        // It opens if a first log segment finds room, and says why if none does.
+        match engine {
+            Ok(engine) => check(&engine, written),
+            Err(error) => assert!(error.is_disk_full(), "{error}"),
+        }
+    }));
+    let unmounted = Command::new("umount").arg(dir.path()).status().expect("umount");
+    assert!(unmounted.success());
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
+fn writers_wait_when_compaction_is_behind_and_are_counted() {
+    let vfs = Memory::new();
+    let tight = Options { threads: 2, level0_tables: 1, level0_stop: 1, ..options(Arc::new(vfs)) };
+    let (heard, options) = hearing(tight);
+    let engine = Engine::open("/store", options).expect("open");
+    for n in 0..3000 {
+        put(&engine, n).expect("waits, but is not refused");
+    }
+    let stats = engine.stats();
+    assert!(stats.stalls > 0);
+    assert_eq!(stats.stalls, heard.stalled.load(Ordering::Relaxed));
+    let level0 = stats.stalls_by_reason.iter().find(|stall| stall.reason == "compacting level 0");
+    assert!(level0.is_some_and(|stall| stall.count > 0), "{:?}", stats.stalls_by_reason);
+    engine.close().expect("close");
+}
+
+#[test]
+fn compactions_run_side_by_side_and_nothing_is_lost() {
+    let vfs = Memory::new();
+    let options = Options { threads: 5, ..options(Arc::new(vfs)) };
+    let engine = Engine::open("/store", options).expect("open");
+    std::thread::scope(|scope| {
+        for writer in 0..4u32 {
+            let engine = &engine;
+            scope.spawn(move || {
+                for round in 0..3u32 {
+                    for n in 0..1500u32 {
+                        let mut batch = Batch::new();
+                        let n = (n * 7919 % 1500) * 4 + writer;
+                        if n % 11 == round {
+                            batch.delete(&key(n));
+                        } else {
+                            batch.put(&key(n), &value(n + round));
+                        }
+                        engine.write(&batch, Durability::Buffered).expect("write");
+                    }
+                }
+            });
+        }
+    });
+    for settled in [false, true] {
+        for n in 0..6000u32 {
+            let expected = (n % 11 != 2).then(|| value(n + 2));
+            assert_eq!(engine.get(&key(n)).expect("get").as_deref(), expected.as_deref(), "{n} {settled}");
+        }
+        engine.settle().expect("settle");
+    }
+    assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+    engine.close().expect("close");
+}
+
+/// Says to the child that it is one, and where its store is.
+const CHILD: &str = "LUMEN_TEST_STORE_OF_CHILD";
+const LIMIT_BYTES: u64 = 96 << 20;
+
+/// A process that may have 96 MiB fills, compacts and reads a store of 150 MB, with 16 MiB of memtables and 32 MiB of cache.
+#[test]
+fn memory_stays_under_the_budget() {
+    if let Ok(store) = std::env::var(CHILD) {
+        return work_in_little_memory(&store);
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let group = std::path::Path::new("/sys/fs/cgroup/memory/lumen-engine-test");
+    let limited = std::fs::create_dir(group).is_ok()
+        && std::fs::write(group.join("memory.limit_in_bytes"), LIMIT_BYTES.to_string()).is_ok();
+    // The child joins the group before it becomes this program again; without one, its own figures are looked at.
+    let join =
+        if limited { format!("echo $$ > {}/cgroup.procs && ", group.display()) } else { String::new() };
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{join}exec {} --exact memory_stays_under_the_budget --nocapture", program.display()))
+        .env(CHILD, dir.path().join("store"))
+        .output()
+        .expect("sh");
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if limited {
+        std::fs::remove_dir(group).expect("an empty group");
+    } else {
+        println!("no memory group can be made here: the peak that the process reports counts");
+    }
+    assert!(output.status.success(), "{said}");
+    let peak = said.lines().find_map(|line| line.strip_prefix("peak ")).expect("a figure");
+    let peak: u64 = peak.trim().parse().expect("bytes");
+    println!("peak {} MiB of {} allowed", peak >> 20, LIMIT_BYTES >> 20);
+    assert!(peak < LIMIT_BYTES, "{peak} bytes");
+}
+
+fn work_in_little_memory(store: &str) {
+    const ROWS: u32 = 700_000;
+    let options = Options {
+        memtable_bytes: 4 << 20,
+        memtables_max: 4,
+        cache_bytes: 32 << 20,
+        table_bytes: 8 << 20,
+        level_bytes: 32 << 20,
+        segment_bytes: 16 << 20,
+        threads: 2,
+        ..Options::default()
+    };
+    let engine = Engine::open(store, options).expect("open");
+    for chunk in 0..ROWS / 100 {
+        let mut batch = Batch::new();
+        for n in 0..100 {
+            let n = (u64::from(chunk * 100 + n) * 7919 % u64::from(ROWS)) as u32;
+            batch.put(&key(n), &value(n));
+        }
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    for n in 0..100_000u32 {
+        let n = (u64::from(n) * 104_729 % u64::from(ROWS)) as u32;
+        assert!(engine.get(&key(n)).expect("get").is_some(), "{n}");
+    }
+    let mut rows = 0;
+    let whole = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+    engine
+        .scan(whole.0, whole.1, |_, _| {
+            rows += 1;
+            true
+        })
+        .expect("scan");
+    assert_eq!(rows, ROWS);
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    println!("\npeak {}", kib * 1024);
+    engine.close().expect("close");
+}
