@@ -365,7 +365,8 @@ fn merge_loop(store: &Arc<Store>, journal: &Journal, stop: &AtomicBool) {
         }
         match indexing::merge_one(store, &stopped) {
             Ok(true) => continue,
-            Ok(false) => {}
+            // When there is room again, it is tried again.
+            Ok(false) | Err(Error::DiskFull { .. }) => {}
             Err(error) => return journal.fail(error),
         }
         let mut live = store.live.lock();

@@ -99,11 +99,10 @@ struct FrozenIndexes {
     state: Vec<u8>,
 }
 
-impl Frozen for FrozenIndexes {
-    fn write(&mut self, files: &Attachments) -> EngineResult<AttachmentEdit> {
+impl FrozenIndexes {
+    fn write_files(&mut self, files: &Attachments, edit: &mut AttachmentEdit) -> EngineResult<()> {
         let store = self.store.upgrade().ok_or(EngineError::Closed)?;
-        let mut edit = AttachmentEdit { state: Some(self.state.clone()), ..AttachmentEdit::default() };
-        edit.detach.append(&mut self.dropped);
+        edit.detach.extend(&self.dropped);
         for flush in &mut self.jobs {
             let job = &flush.job;
             let written = write_segment(files, flush.collection, |out| job.write(out, &|| false))?;
@@ -118,7 +117,18 @@ impl Frozen for FrozenIndexes {
                 edit.detach.extend(flush.replaced);
             }
         }
-        Ok(edit)
+        Ok(())
+    }
+}
+
+impl Frozen for FrozenIndexes {
+    fn write(&mut self, files: &Attachments) -> EngineResult<AttachmentEdit> {
+        let mut edit = AttachmentEdit { state: Some(self.state.clone()), ..AttachmentEdit::default() };
+        let written = self.write_files(files, &mut edit);
+        if written.is_err() {
+            edit.attach.iter().for_each(|meta| files.discard(meta.number));
+        }
+        written.map(|()| edit)
     }
 
     fn installed(self: Box<Self>, files: &Attachments) -> EngineResult<()> {
@@ -395,19 +405,21 @@ fn install(
     if !index.index.install_merge(job, Product::Segment(segment)) {
         return Ok(false);
     }
+    // From here on an error is final, a full disk included: memory is ahead of the manifest, and only a reopen brings them
+    // together.
+    let is_final = |error: EngineError| Error::Io { reason: error.to_string() };
     for input in job.inputs() {
         index.segments.remove(&input);
     }
     index.segments.extend(written.as_ref().map(|(meta, documents)| (meta.number, *documents)));
     let durable = with_documents(index.index.durable_deletes(), &index.segments);
-    let deletes = write_deletes(files, collection, &durable)?;
+    let deletes = write_deletes(files, collection, &durable).map_err(is_final)?;
     let mut edit = AttachmentEdit { detach: job.inputs(), ..AttachmentEdit::default() };
     edit.detach.extend(index.deletes_file);
     index.deletes_file = deletes.as_ref().map(|meta| meta.number);
     edit.attach.extend(written.map(|(meta, _)| meta));
     edit.attach.extend(deletes);
-    // From here on an error is final: memory is ahead of the manifest, and only a reopen brings them together.
-    files.install(edit)?;
+    files.install(edit).map_err(is_final)?;
     index.dirty = true;
     index.merges += 1;
     let seq = live.applied;

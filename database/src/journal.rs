@@ -175,7 +175,12 @@ impl Journal {
         self.entries.fetch_add(prepared.len() as u64, Ordering::Relaxed);
         self.groups.fetch_add(1, Ordering::Relaxed);
         match self.log_and_apply(prepared) {
-            Ok(acks) => dones.into_iter().zip(acks).for_each(|(done, ack)| done(Ok(ack))),
+            Ok((acks, refusal)) => {
+                let refused = dones.split_off(acks.len());
+                dones.into_iter().zip(acks).for_each(|(done, ack)| done(Ok(ack)));
+                let refusal = refusal.unwrap_or(Error::Closed); // there is one if any is refused
+                refused.into_iter().for_each(|done| done(Err(refusal.clone())));
+            }
             Err(error) => {
                 // Whether the group survives is known only after a reopen.
                 let error = match error {
@@ -188,26 +193,42 @@ impl Journal {
         }
     }
 
-    fn log_and_apply(&self, group: Vec<Prepared>) -> Result<Vec<Ack>> {
-        let first = self.next_seq.fetch_add(group.len() as u64, Ordering::Relaxed);
+    /// Answers for all of the group, or for those in front of the one for which the disk had no room.
+    fn log_and_apply(&self, mut group: Vec<Prepared>) -> Result<(Vec<Ack>, Option<Error>)> {
+        let first = self.next_seq.load(Ordering::Relaxed);
         let mut end = self.log.durable();
-        for (seq, prepared) in (first..).zip(&group) {
-            end = self.log.append(seq, Kind::Entry, &[&prepared.payload])?;
+        let mut refusal = None;
+        for (place, prepared) in group.iter().enumerate() {
+            match self.log.append(first + place as u64, Kind::Entry, &[&prepared.payload]) {
+                Ok(position) => end = position,
+                Err(error) if error.is_disk_full() => {
+                    refusal = Some((place, Error::from(error)));
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some((place, _)) = &refusal {
+            group.truncate(*place);
+        }
+        let refusal = refusal.map(|(_, error)| error);
+        self.next_seq.store(first + group.len() as u64, Ordering::Relaxed);
+        if group.is_empty() {
+            return Ok((Vec::new(), refusal));
         }
         self.log.sync(end)?;
         let acks = apply::group(&self.store, (first..).zip(group).collect())?;
         if !self.threaded {
             while crate::indexing::merge_one(&self.store, &|| false)? {}
         }
-        Ok(acks)
+        Ok((acks, refusal))
     }
 
     /// Whether memory is so far over its budget that writers must wait for a flush.
     fn behind(&self) -> bool {
         let engine = &self.store.engine;
         let memory = engine.memory_bytes() + self.store.index_bytes.load(Ordering::Relaxed) as usize;
-        memory >= 3 * engine.memory_budget() && engine.frozen_count() > 0
-            || engine.admit(Duration::ZERO).is_err()
+        memory >= 3 * engine.memory_budget() && engine.frozen_count() > 0 || engine.is_behind()
     }
 
     fn admit(&self) -> Result<()> {

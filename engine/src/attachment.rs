@@ -63,7 +63,8 @@ pub struct AttachmentEdit {
 
 /// The owner's part of a frozen memory: made at the cut, written by the flush that follows.
 pub trait Frozen: Send {
-    /// Writes the files. Nothing is installed yet; after an error the flush as a whole fails.
+    /// Writes the files. Nothing is installed yet. After an error none is left, and it may be called again: a full disk is
+    /// waited out.
     fn write(&mut self, files: &Attachments) -> Result<AttachmentEdit>;
     /// The record that names the files is durable.
     fn installed(self: Box<Self>, files: &Attachments) -> Result<()>;
@@ -150,7 +151,9 @@ impl Attachments {
             .vfs
             .open(&path, crate::vfs::Mode::Create)
             .map_err(|e| Error::io("create", &path, e))?;
-        Ok(AttachmentWriter { file, path, number, len: 0, hasher: crc32fast::Hasher::new() })
+        let vfs = self.shared.options.vfs.clone();
+        let hasher = crc32fast::Hasher::new();
+        Ok(AttachmentWriter { file, path, number, len: 0, hasher, vfs, finished: false })
     }
 
     /// What is attached now.
@@ -185,13 +188,23 @@ impl Attachments {
     }
 }
 
-/// Writes one attachment from front to back.
+/// Writes one attachment from front to back. Dropped unfinished, it takes its file away.
 pub struct AttachmentWriter {
     file: Arc<dyn File>,
     path: PathBuf,
     number: u64,
     len: u64,
     hasher: crc32fast::Hasher,
+    vfs: Arc<dyn Vfs>,
+    finished: bool,
+}
+
+impl Drop for AttachmentWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.vfs.remove(&self.path); // or the next opening does
+        }
+    }
 }
 
 impl AttachmentWriter {
@@ -201,9 +214,11 @@ impl AttachmentWriter {
     }
 
     /// Makes the bytes durable. The name becomes durable with the record that names it.
-    pub fn finish(self, kind: u8, note: Vec<u8>) -> Result<AttachmentMeta> {
+    pub fn finish(mut self, kind: u8, note: Vec<u8>) -> Result<AttachmentMeta> {
         self.file.sync().map_err(|e| sync_failed(&self.path, &e.0))?;
-        Ok(AttachmentMeta { number: self.number, kind, len: self.len, crc: self.hasher.finalize(), note })
+        self.finished = true;
+        let crc = self.hasher.clone().finalize();
+        Ok(AttachmentMeta { number: self.number, kind, len: self.len, crc, note })
     }
 }
 

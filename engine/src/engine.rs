@@ -91,7 +91,7 @@ impl Engine {
 
     /// Writes a batch through the engine's own log and answers its sequence number.
     ///
-    /// Errors: [`Error::Busy`] when flushes and compactions are behind for 10 s, [`Error::SyncFailed`] when it is not
+    /// Errors: [`Error::Busy`] when flushes and compactions are behind for 10 s, [`Error::DiskFull`], [`Error::SyncFailed`] when it is not
     /// known whether the batch will survive, [`Error::TooLarge`] for a key over 64 KiB or a value over 128 MiB.
     pub fn write(&self, batch: &Batch, durability: Durability) -> Result<Seq> {
         let seq = self.commit.write(&self.shared, self.log()?, batch, durability)?;
@@ -152,10 +152,15 @@ impl Engine {
         full && !self.shared.options.read_only
     }
 
-    /// Waits while flushes and compactions are behind; [`Error::Busy`] after `patience`.
+    /// Waits while flushes and compactions are behind: [`Error::Busy`] after `patience`; [`Error::DiskFull`] at once.
     pub fn admit(&self, patience: Duration) -> Result<()> {
         self.shared.admit(patience)?;
         self.shared.check()
+    }
+
+    /// Whether [`Engine::admit`] would wait or refuse now.
+    pub fn is_behind(&self) -> bool {
+        self.shared.pressure().0 >= 1.0 || self.shared.is_disk_full()
     }
 
     /// The value of `key`, as visible now.

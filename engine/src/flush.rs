@@ -47,8 +47,11 @@ pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>)
     if let Some(attached) = &mut task.attached {
         edit.attachments = attached.write(&files)?;
     }
+    let attached: Vec<u64> = edit.attachments.attach.iter().map(|meta| meta.number).collect();
     let committed = shared.commit_with(edit, How::Flush(&task.memtable));
-    if !committed.as_ref().is_err_and(Error::is_disk_full) {
+    if committed.as_ref().is_err_and(Error::is_disk_full) {
+        attached.iter().for_each(|&number| files.discard(number));
+    } else {
         leftovers.may_be_live(); // after any other error it is not known
     }
     committed?;
