@@ -8,16 +8,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::compaction::job;
-use crate::compaction::picker::{Job, Limits};
+use crate::compaction::picker::{Input, Job, Limits, Reason};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::flush;
 use crate::log::Log;
+use crate::quarantine;
 use crate::state::{Shared, Work};
 use crate::version::Version;
 
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a scrub rests when it has read everything.
+const SCRUB_REST: Duration = Duration::from_secs(3600);
 /// Compactions wait for a flush under way while writers are this far from waiting.
 const YIELD_PRESSURE: f64 = 0.5;
 
@@ -44,6 +47,9 @@ impl Background {
         }
         for _ in 0..self.shared.options.threads.saturating_sub(1).max(threads.len()) {
             threads.push(spawn("lumen-compact", Background::compact_loop)?);
+        }
+        if self.shared.options.threads > 0 && self.shared.options.scrub_bytes_per_second > 0 {
+            threads.push(spawn("lumen-scrub", Background::scrub_loop)?);
         }
         Ok(threads)
     }
@@ -173,10 +179,79 @@ impl Background {
             (version, job, id)
         };
         let result = job::run(&self.shared, &version, &job, &|| self.goes_on());
+        let result = match result {
+            Err(Error::Corrupt { file, offset, reason }) => self.without_damage(&job, &file, offset, reason),
+            other => other,
+        };
         let mut work = self.shared.work.lock();
         work.claims.retain(|claim| claim.id != id);
         self.shared.bell.notify_all();
         result.map(|()| !work.is_over())
+    }
+
+    /// After damage in a table of a job: the table goes on without what cannot be read.
+    fn without_damage(&self, job: &Job, file: &str, offset: u64, reason: String) -> Result<()> {
+        let damaged = job.tables().find(|table| table.name() == file);
+        let isolated = damaged.map_or(Ok(false), |table| quarantine::isolate(&self.shared, table))?;
+        if isolated { Ok(()) } else { Err(Error::corrupt(file, offset, reason)) }
+    }
+
+    /// Reads all tables of the moment, and isolates what is damaged. Answers what was found; `step` is called with each
+    /// table's name and bytes, and stops it by answering false.
+    pub(crate) fn scrub(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
+        let version = self.shared.view.load().version.clone();
+        let mut found = Vec::new();
+        for (slot, tables) in version.slots.iter().enumerate() {
+            for table in tables {
+                if !step(&table.name(), table.meta.len) {
+                    return Ok(found);
+                }
+                let Err(error @ Error::Corrupt { .. }) = table.verify(&mut |_| Ok(())) else { continue };
+                found.push(error);
+                let inputs = vec![Input { slot, tables: vec![table.clone()] }];
+                let job = Job { reason: Reason::Damage, inputs, target: Some(slot) };
+                let id = self.claim(&job);
+                let isolated = quarantine::isolate(&self.shared, table);
+                self.shared.work.lock().claims.retain(|claim| claim.id != id);
+                self.shared.bell.notify_all();
+                isolated?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits until nothing is at work where the job would be, and keeps others away.
+    fn claim(&self, job: &Job) -> u64 {
+        let mut work = self.shared.work.lock();
+        while !(Limits { claims: &work.claims, room: u64::MAX }).allow(job) {
+            self.shared.bell.wait(&mut work);
+        }
+        work.last_claim += 1;
+        let id = work.last_claim;
+        work.claims.push(job.claim(id));
+        id
+    }
+
+    /// Scrubs over and over, at the pace that the options allow.
+    fn scrub_loop(&self) {
+        let pace = self.shared.options.scrub_bytes_per_second;
+        loop {
+            let scrubbed = self.scrub(&mut |_, bytes| {
+                let mut work = self.shared.work.lock();
+                let until = Instant::now() + Duration::from_secs_f64(bytes as f64 / pace as f64);
+                while !work.is_over() && !self.shared.bell.wait_until(&mut work, until).timed_out() {}
+                !work.is_over()
+            });
+            if let Err(error) = scrubbed {
+                return self.shared.fail(&error);
+            }
+            let mut work = self.shared.work.lock();
+            let until = Instant::now() + SCRUB_REST;
+            while !work.is_over() && !self.shared.bell.wait_until(&mut work, until).timed_out() {}
+            if work.is_over() {
+                return;
+            }
+        }
     }
 
     /// Asked by a compaction between stretches of its work: whether it goes on. Waits while there is something more urgent:

@@ -21,6 +21,7 @@ use crate::key::{Entry, Seq};
 use crate::log::{Log, Recovery};
 use crate::options::Options;
 use crate::output::read_blob;
+use crate::quarantine::Quarantine;
 use crate::recovery;
 use crate::slice::Slice;
 use crate::snapshot::Snapshot;
@@ -363,6 +364,19 @@ impl Engine {
             problems.extend(attachment.verify().err());
         }
         Ok(problems)
+    }
+
+    /// Reads all tables, and quarantines what is damaged in them: its keys are errors from then on, everything else is
+    /// served, flushed and compacted. Answers what was found; `step` is called with each table's name and bytes, and stops
+    /// the scrub by answering false.
+    pub fn scrub(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
+        self.shared.check()?;
+        self.background.scrub(step)
+    }
+
+    /// Keys that cannot be answered for.
+    pub fn quarantines(&self) -> Vec<Quarantine> {
+        self.shared.view.load().version.quarantines.clone()
     }
 
     /// The tree as text, for people and golden tests: tables level by level, range deletes, attachments.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::batch::{Batch, Operation};
 use crate::coding::Decoder;
 use crate::log::{self, Kind};
+use crate::quarantine::Quarantine;
 use crate::table::block::{Block, BlockCursor};
 use crate::table::builder::{Properties, split_partition};
 use crate::table::filter::Filter;
@@ -71,6 +72,9 @@ fn edit_text(edit: &Edit) -> String {
             .map(|meta| format!("+blobs {} {:016x} {} bytes", meta.number, meta.uid, meta.len)),
     );
     parts.extend(edit.remove_blobs.iter().map(|uid| format!("-blobs {uid:016x}")));
+    for (sign, quarantines) in [('+', &edit.add_quarantines), ('-', &edit.remove_quarantines)] {
+        parts.extend(quarantines.iter().map(|quarantine| format!("{sign}{}", quarantine_text(quarantine))));
+    }
     for (sign, ranges) in [('+', &edit.add_ranges), ('-', &edit.remove_ranges)] {
         parts.extend(ranges.iter().map(|range| {
             format!(
@@ -82,6 +86,12 @@ fn edit_text(edit: &Edit) -> String {
         }));
     }
     parts.join("; ")
+}
+
+fn quarantine_text(quarantine: &Quarantine) -> String {
+    let (start, end) = (printable(&quarantine.start), printable(&quarantine.end));
+    let Quarantine { max_seq, file, offset, .. } = quarantine;
+    format!("quarantine {start}..{end} up to seq {max_seq}: {file} at offset {offset}")
 }
 
 /// What is live as text: a line for each table, range delete and attachment.
@@ -99,6 +109,7 @@ pub(crate) fn version(version: &Version) -> String {
         let (start, end) = (printable(&range.start), printable(&range.end));
         format!("range delete {start}..{end} before seq {}", range.seq)
     }));
+    lines.extend(version.quarantines.iter().map(quarantine_text));
     let used = version.blob_bytes_used();
     lines.extend(version.blobs.values().map(|blob| {
         let used = used.get(&blob.meta.uid).copied().unwrap_or(0);

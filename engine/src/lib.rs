@@ -45,6 +45,7 @@ pub mod inspect;
 pub mod key;
 pub mod log;
 pub mod options;
+pub mod quarantine;
 pub mod scan;
 pub mod slice;
 pub mod snapshot;

@@ -83,6 +83,9 @@ pub struct Options {
     /// Background threads: 0 does all work inside the calls that cause it, in an order that repeats (for tests); otherwise
     /// one thread flushes and the others compact. Default: 1 and half the processors, 2 to 5.
     pub threads: usize,
+    /// Bytes a second that a background thread reads to find damage before somebody else does; 0: there is none. What it
+    /// finds is quarantined. Default 0.
+    pub scrub_bytes_per_second: u64,
     /// Opens without changing anything: what recovery writes stays in memory, nothing is flushed or compacted. For checks;
     /// whatever is written to such a store is gone with it. Default: off.
     pub read_only: bool,
@@ -115,6 +118,7 @@ impl Default for Options {
             debt_stop_bytes: 64 << 30,
             disk_reserve_bytes: 128 << 20,
             threads: default_threads(),
+            scrub_bytes_per_second: 0,
             read_only: false,
             clock: system_clock,
             listener: None,

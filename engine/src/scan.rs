@@ -104,6 +104,29 @@ impl<'a> Scan<'a> {
 
     /// To the first row with a key of at least `key` (and inside the bounds). Answers whether there is one.
     pub fn seek(&mut self, key: &[u8]) -> Result<bool> {
+        let found = self.go_to(key)?;
+        self.answer(Some(key), None, found, true)
+    }
+
+    /// Whether keys that were passed cannot be answered for: an error. From a key, or the row before, to the row found.
+    fn answer(&self, from: Option<&[u8]>, before: Option<&[u8]>, found: bool, forward: bool) -> Result<bool> {
+        if self.view.version.quarantines.is_empty() {
+            return Ok(found);
+        }
+        fn border(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+            bound.as_ref().map(Vec::as_slice)
+        }
+        let left = before.map(Bound::Excluded).or(from.map(Bound::Included));
+        let (start, end) = (border(&self.start), border(&self.end));
+        let here = if found { Some(Bound::Included(self.key())) } else { None };
+        let (from, to) = match forward {
+            true => (left.unwrap_or(start), here.unwrap_or(end)),
+            false => (here.unwrap_or(start), left.unwrap_or(end)),
+        };
+        self.view.answer_between(from, to, self.at.seq).map(|()| found)
+    }
+
+    fn go_to(&mut self, key: &[u8]) -> Result<bool> {
         match &self.start {
             Bound::Included(start) | Bound::Excluded(start) if start.as_slice() > key => {
                 self.merged.seek(start)?
@@ -115,6 +138,15 @@ impl<'a> Scan<'a> {
 
     /// To the next row. Answers whether there is one.
     pub fn next_row(&mut self) -> Result<bool> {
+        if self.view.version.quarantines.is_empty() || self.place == Place::Done {
+            return self.step_forward();
+        }
+        let before = (self.place != Place::Fresh).then(|| self.key().to_vec());
+        let found = self.step_forward()?;
+        self.answer(None, before.as_deref(), found, true)
+    }
+
+    fn step_forward(&mut self) -> Result<bool> {
         match self.place {
             Place::Done => Ok(false),
             Place::Fresh => {
@@ -192,6 +224,15 @@ impl<'a> Scan<'a> {
 
     /// To the row before. Answers whether there is one.
     pub fn prev_row(&mut self) -> Result<bool> {
+        if self.view.version.quarantines.is_empty() || self.place == Place::Done {
+            return self.step_backward();
+        }
+        let before = (self.place != Place::Fresh).then(|| self.key().to_vec());
+        let found = self.step_backward()?;
+        self.answer(None, before.as_deref(), found, false)
+    }
+
+    fn step_backward(&mut self) -> Result<bool> {
         match self.place {
             Place::Done => return Ok(false),
             Place::Fresh => match &self.end {

@@ -4,6 +4,7 @@
 //! Locks, in the order they may be taken: `manifest`, then `work`. The view is only swapped under `work`.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,7 +23,8 @@ use crate::key::Seq;
 use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::output;
-use crate::range_delete::RangeDeletes;
+use crate::quarantine::Quarantine;
+use crate::range_delete::{RangeDelete, RangeDeletes};
 use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
 use crate::table::builder::TableMeta;
@@ -59,6 +61,9 @@ impl View {
             Some(found) => Some(found),
             None => self.version.get(key, moment.seq, reach)?,
         };
+        if !self.version.quarantines.is_empty() {
+            self.answer_for(key, found.as_ref().map_or(0, |found| found.seq), moment.seq)?;
+        }
         let Some(found) = found.filter(|found| found.is_live(moment.now)) else { return Ok(None) };
         if self.is_range_deleted(key, found.seq, moment.seq) {
             return Ok(None);
@@ -71,6 +76,42 @@ impl View {
             return Err(Error::NotInMemory);
         }
         Ok(Some((seq, Slice::owned(self.blob(&value)?))))
+    }
+
+    /// An error if the newest known version of `key`, `seq`, may not be the newest there was.
+    fn answer_for(&self, key: &[u8], seq: Seq, at: Seq) -> Result<()> {
+        let over = |unknown: &&Quarantine| unknown.start.as_slice() <= key && key < unknown.end.as_slice();
+        let mut unknown = self.version.quarantines.iter().filter(over);
+        match unknown
+            .find(|unknown| seq <= unknown.max_seq && !self.is_range_deleted(key, unknown.max_seq, at))
+        {
+            Some(unknown) => Err(unknown.error()),
+            None => Ok(()),
+        }
+    }
+
+    /// An error if a walk from `from` to `to` passes keys that cannot be answered for.
+    pub(crate) fn answer_between(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, at: Seq) -> Result<()> {
+        let begins_before_end = |unknown: &Quarantine| match to {
+            Bound::Unbounded => true,
+            Bound::Included(to) => unknown.start.as_slice() <= to,
+            Bound::Excluded(to) => unknown.start.as_slice() < to,
+        };
+        let ends_after_start = |unknown: &Quarantine| match from {
+            Bound::Unbounded => true,
+            Bound::Included(from) | Bound::Excluded(from) => from < unknown.end.as_slice(),
+        };
+        let is_gone = |unknown: &Quarantine| {
+            let newer = |range: &RangeDelete| range.seq <= at && unknown.ends_by(range);
+            self.version.range_deletes.list().iter().any(newer)
+                || self.memtables().any(|memtable| memtable.range_deletes().list().iter().any(newer))
+        };
+        let mut met = self.version.quarantines.iter();
+        match met.find(|unknown| begins_before_end(unknown) && ends_after_start(unknown) && !is_gone(unknown))
+        {
+            Some(unknown) => Err(unknown.error()),
+            None => Ok(()),
+        }
     }
 
     /// The value behind a handle.
@@ -226,6 +267,7 @@ impl Shared {
                 edit.attachments.detach = before.attachments.keys().copied().collect();
                 edit.remove_blobs = before.blobs.keys().copied().collect();
                 edit.remove_ranges = before.range_deletes.list().to_vec();
+                edit.remove_quarantines = before.quarantines.clone();
             }
             _ => {}
         }
@@ -251,6 +293,11 @@ impl Shared {
             edit.add.retain(|(_, meta)| !numbers.contains(&meta.number));
             edit.remove.extend(numbers.into_iter().filter(live));
             after.arrange();
+            let in_force = || after.range_deletes.list().iter().filter(|range| range.seq <= after.floor);
+            let ended =
+                after.quarantines.iter().filter(|unknown| in_force().any(|range| unknown.ends_by(range)));
+            edit.remove_quarantines.extend(ended.cloned().collect::<Vec<_>>());
+            after.quarantines.retain(|unknown| !edit.remove_quarantines.contains(unknown));
             edit.remove_ranges.extend(manifest::idle_ranges(&after));
             let kept = after.range_deletes.list().iter().filter(|r| !edit.remove_ranges.contains(r)).cloned();
             after.range_deletes = RangeDeletes::new(kept.collect());

@@ -45,11 +45,13 @@ pub(crate) enum Reason {
     Expired,
     /// Points into a blob file that is mostly unused.
     Blobs,
+    /// A part of it cannot be read.
+    Damage,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Reason; 7] = [
+    pub(crate) const ALL: [Reason; 8] = [
         Reason::Count,
         Reason::Size,
         Reason::Space,
@@ -57,6 +59,7 @@ impl Reason {
         Reason::RangeDelete,
         Reason::Expired,
         Reason::Blobs,
+        Reason::Damage,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -68,6 +71,7 @@ impl Reason {
             Reason::RangeDelete => "range-delete",
             Reason::Expired => "expired",
             Reason::Blobs => "blobs",
+            Reason::Damage => "damage",
         }
     }
 }
@@ -131,7 +135,8 @@ pub(crate) struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    fn allow(&self, job: &Job) -> bool {
+    /// Whether a job may be done beside the others.
+    pub(crate) fn allow(&self, job: &Job) -> bool {
         let claim = job.claim(0);
         job.room() <= self.room && !self.claims.iter().any(|other| other.meets(&claim))
     }

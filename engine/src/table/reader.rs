@@ -303,6 +303,68 @@ impl Table {
             .map_or(0, |opened| opened.pinned.iter().filter_map(OnceLock::get).map(bytes_of).sum())
     }
 
+    /// Gives `each` all entries that can be read, in order, and answers the keys of which some cannot: from the first
+    /// (included) to the last (excluded), with the reason. Errors of the disk, and of `each`, end it.
+    pub(crate) fn salvage(&self, each: &mut dyn FnMut(Entry<'_>) -> Result<()>) -> Result<Vec<Damage>> {
+        let mut damage = Vec::new();
+        let (start, end) = (self.meta.smallest.clone(), after(&self.meta.largest));
+        let Some(opened) = or_damage(self.opened(Reach::Disk), &start, &end, &mut damage)? else {
+            return Ok(damage);
+        };
+        let mut from = start;
+        let mut top = BlockCursor::new(opened.top.clone());
+        let mut moved = top.seek_first();
+        while let (Ok(()), Some(entry)) = (moved, top.entry()) {
+            let to = after(entry.key);
+            let partition = self.handle(opened, entry.value, opened.blocks_end).and_then(|handle| {
+                Ok((handle, self.partition(opened, (top.index(), handle), Reach::Disk, false)?))
+            });
+            if let Some((handle, partition)) = or_damage(partition, &from, &to, &mut damage)? {
+                let mut index = BlockCursor::new(partition.index.clone());
+                let mut moved = index.seek_first();
+                let mut from = from.clone();
+                while let (Ok(()), Some(entry)) = (moved, index.entry()) {
+                    let to = after(entry.key);
+                    let entries = self.salvage_block(opened, entry.value, handle.offset);
+                    for (key, seq, op, value) in
+                        or_damage(entries, &from, &to, &mut damage)?.unwrap_or_default()
+                    {
+                        each(Entry { key: &key, seq: self.meta.seq_base + seq, op, value: &value })?;
+                    }
+                    from = to;
+                    moved = index.next();
+                }
+                let whole = moved.map_err(|_| self.corrupt(handle.offset, "malformed index"));
+                or_damage(whole, &from, &to, &mut damage)?;
+            }
+            from = to;
+            moved = top.next();
+        }
+        let whole = moved.map_err(|_| self.corrupt(opened.blocks_end, "malformed top index"));
+        or_damage(whole, &from, &end, &mut damage)?;
+        Ok(damage)
+    }
+
+    /// All entries of a block, or none.
+    fn salvage_block(
+        &self,
+        opened: &Opened,
+        value: &[u8],
+        at: u64,
+    ) -> Result<Vec<(Vec<u8>, Seq, Op, Vec<u8>)>> {
+        let handle = self.handle(opened, value, at)?;
+        let raw = self.read_raw(&*opened.file, handle, BlockKind::Data)?;
+        let mut cursor = BlockCursor::new(self.load_block(raw, handle)?);
+        let mut entries = Vec::new();
+        let mut moved = cursor.seek_first();
+        while let (Ok(()), Some(entry)) = (moved, cursor.entry()) {
+            entries.push((entry.key.to_vec(), entry.seq, entry.op, entry.value.to_vec()));
+            moved = cursor.next();
+        }
+        moved.map_err(|_| self.corrupt(handle.offset, "malformed block"))?;
+        Ok(entries)
+    }
+
     /// Reads every block and checks it: order, bounds and counts against the manifest. `each` checks an entry's value.
     pub(crate) fn verify(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
         let mut cursor = TableCursor::new(self, false);
@@ -335,6 +397,28 @@ impl Table {
             ));
         }
         Ok(())
+    }
+}
+
+/// Keys from the first to before the second, of which some cannot be read.
+pub(crate) type Damage = (Vec<u8>, Vec<u8>, Error);
+
+/// The smallest key that is greater.
+fn after(key: &[u8]) -> Vec<u8> {
+    let mut after = key.to_vec();
+    after.push(0);
+    after
+}
+
+/// What could be read; damage is noted, other errors go on.
+fn or_damage<T>(result: Result<T>, from: &[u8], to: &[u8], damage: &mut Vec<Damage>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error @ Error::Corrupt { .. }) => {
+            damage.push((from.to_vec(), to.to_vec(), error));
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

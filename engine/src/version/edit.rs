@@ -7,7 +7,7 @@
 //! 7 attachment gone: varint       8 range delete: start slice ‖ end slice ‖ seq varint ‖ floor varint
 //! 9 durable log position: segment varint ‖ offset varint       10 range delete gone: as 8
 //! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: uid varint
-//! 14 splits: count varint ‖ key slice …
+//! 14 splits: count varint ‖ key slice …                        15 quarantine           16 quarantine gone: as 15
 //! ```
 
 use crate::attachment::{AttachmentEdit, AttachmentMeta};
@@ -15,6 +15,7 @@ use crate::blob::BlobMeta;
 use crate::coding::{Decoder, put_slice, put_varint};
 use crate::key::Seq;
 use crate::log::Position;
+use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDelete;
 use crate::table::builder::TableMeta;
 
@@ -35,6 +36,8 @@ pub(crate) struct Edit {
     pub floor: Option<Seq>,
     /// Where flushes cut their output from now on.
     pub splits: Option<Vec<Vec<u8>>>,
+    pub add_quarantines: Vec<Quarantine>,
+    pub remove_quarantines: Vec<Quarantine>,
     pub add_blobs: Vec<BlobMeta>,
     /// Their uids.
     pub remove_blobs: Vec<u64>,
@@ -98,6 +101,12 @@ impl Edit {
             put_varint(&mut out, splits.len() as u64);
             splits.iter().for_each(|key| put_slice(&mut out, key));
         }
+        for (tag, quarantines) in [(15, &self.add_quarantines), (16, &self.remove_quarantines)] {
+            for quarantine in quarantines {
+                out.push(tag);
+                quarantine.encode(&mut out);
+            }
+        }
         for uid in &self.remove_blobs {
             out.push(13);
             put_varint(&mut out, *uid);
@@ -129,6 +138,8 @@ impl Edit {
                     }
                     edit.splits = Some(splits);
                 }
+                15 => edit.add_quarantines.push(Quarantine::decode(&mut decoder)?),
+                16 => edit.remove_quarantines.push(Quarantine::decode(&mut decoder)?),
                 tag @ (8 | 10) => {
                     let range = RangeDelete {
                         start: decoder.slice()?.to_vec(),

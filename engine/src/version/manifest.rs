@@ -94,6 +94,8 @@ impl Replay {
         whole.add_blobs.extend(edit.add_blobs);
         whole.add.extend(edit.add);
         whole.attachments.attach.extend(edit.attachments.attach);
+        whole.add_quarantines.extend(edit.add_quarantines);
+        whole.add_quarantines.retain(|quarantine| !edit.remove_quarantines.contains(quarantine));
         whole.add_ranges.extend(edit.add_ranges);
         whole.add_ranges.retain(|range| !edit.remove_ranges.contains(range));
         Ok(())
@@ -187,6 +189,7 @@ pub(crate) fn whole(version: &Version, next_file: u64, log: Option<Position>) ->
         durable_seq: Some(version.durable_seq),
         floor: Some(version.floor),
         splits: Some(version.splits.clone()),
+        add_quarantines: version.quarantines.clone(),
         log,
         add_ranges: version.range_deletes.list().to_vec(),
         ..Edit::default()
@@ -267,6 +270,8 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
     ranges.extend(edit.add_ranges.iter().cloned());
     ranges.retain(|range| !edit.remove_ranges.contains(range));
     version.range_deletes = RangeDeletes::new(ranges);
+    version.quarantines.extend(edit.add_quarantines.iter().cloned());
+    version.quarantines.retain(|quarantine| !edit.remove_quarantines.contains(quarantine));
     if let Some(splits) = &edit.splits {
         version.splits = splits.clone();
     }
@@ -278,6 +283,7 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
 pub(crate) fn idle_ranges(version: &Version) -> Vec<RangeDelete> {
     let needed = |range: &RangeDelete| {
         version.slots.iter().flatten().any(|table| RangeDeletes::touches(range, &table.meta))
+            || version.quarantines.iter().any(|quarantine| quarantine.is_touched_by(range))
     };
     version.range_deletes.list().iter().filter(|range| !needed(range)).cloned().collect()
 }

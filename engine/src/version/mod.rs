@@ -13,6 +13,7 @@ use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{Entry, Seq};
 use crate::options::Options;
+use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Found;
 use crate::table::builder::TableOptions;
@@ -47,6 +48,8 @@ pub(crate) struct Version {
     pub floor: Seq,
     /// The attachment owner's state at `durable_seq`.
     pub state: Arc<Vec<u8>>,
+    /// Keys that cannot be answered for.
+    pub quarantines: Vec<Quarantine>,
     /// Blob files that tables point into.
     pub blobs: BlobMap,
 }

@@ -1,0 +1,235 @@
+//! Damage is isolated: keys of a block that cannot be read are errors that name it, everything else is served and goes on.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lumen_engine::events::Event;
+use lumen_engine::vfs::memory::{Crash, Memory};
+use lumen_engine::{Batch, Durability, Engine, Error, Options};
+use parking_lot::Mutex;
+
+fn options(vfs: &Memory) -> Options {
+    Options {
+        vfs: Arc::new(vfs.clone()),
+        memtable_bytes: 64 << 10,
+        block_bytes: 512,
+        table_bytes: 32 << 10,
+        level_bytes: 64 << 10,
+        segment_bytes: 64 << 10,
+        cache_bytes: 64 << 10,
+        threads: 0,
+        ..Options::default()
+    }
+}
+
+fn key(n: u32) -> Vec<u8> {
+    format!("key{n:05}").into_bytes()
+}
+
+fn value(n: u32, round: u32) -> Vec<u8> {
+    format!("value {n} of round {round}, {}", n.wrapping_mul(2_654_435_761)).into_bytes()
+}
+
+fn put(engine: &Engine, numbers: impl IntoIterator<Item = u32>, round: u32) {
+    for n in numbers {
+        let mut batch = Batch::new();
+        batch.put(&key(n), &value(n, round));
+        engine.write(&batch, Durability::Buffered).expect("writes go on");
+    }
+}
+
+const ROWS: u32 = 2000;
+
+/// A store of one level, closed.
+fn filled(vfs: &Memory) {
+    let engine = Engine::open("/store", options(vfs)).expect("open");
+    put(&engine, 0..ROWS, 1);
+    engine.settle().expect("settle");
+    engine.close().expect("close");
+}
+
+fn tables(vfs: &Memory) -> Vec<(PathBuf, Vec<u8>)> {
+    vfs.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "sst")).collect()
+}
+
+/// Which keys are answered rightly; the others are errors that name `file`.
+fn answered(engine: &Engine, file: &str, expected: impl Fn(u32) -> Option<Vec<u8>>) -> Vec<bool> {
+    let answer = |n| match engine.get(&key(n)) {
+        Ok(found) => {
+            assert_eq!(found.as_deref(), expected(n).as_deref(), "{n}");
+            true
+        }
+        Err(Error::Corrupt { file: named, .. }) => {
+            assert_eq!(named, file, "{n}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    };
+    (0..ROWS).map(answer).collect()
+}
+
+#[test]
+fn a_scrub_isolates_a_damaged_block_and_a_range_delete_ends_it() {
+    let vfs = Memory::new();
+    filled(&vfs);
+    let (path, bytes) = tables(&vfs).swap_remove(0);
+    let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+    vfs.damage(&path, |damaged| damaged[bytes.len() / 3] ^= 1);
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    let found = engine.scrub(&mut |_, _| true).expect("scrub");
+    assert!(matches!(&found[..], [Error::Corrupt { file: named, .. }] if *named == file), "{found:?}");
+    assert!(engine.scrub(&mut |_, _| true).expect("scrub").is_empty(), "the second time all can be read");
+    let is_answered = answered(&engine, &file, |n| Some(value(n, 1)));
+    let lost: Vec<u32> = (0..ROWS).filter(|&n| !is_answered[n as usize]).collect();
+    assert!((1..60).contains(&lost.len()), "a block of 512 bytes: {lost:?}");
+    let (first, last) = (lost[0], lost[lost.len() - 1]);
+    assert_eq!(lost.len() as u32, last - first + 1, "they are neighbours");
+    // A scan that does not pass them is served both ways, one that does is not.
+    let snapshot = engine.snapshot();
+    let (below, above) = (key(first - 1), key(last + 1));
+    for forward in [true, false] {
+        let rows = |from: Bound<&[u8]>, to: Bound<&[u8]>| -> Result<u32, Error> {
+            let mut scan = snapshot.scan(from, to);
+            let mut rows = 0;
+            while if forward { scan.next_row()? } else { scan.prev_row()? } {
+                rows += 1;
+            }
+            Ok(rows)
+        };
+        assert_eq!(rows(Bound::Unbounded, Bound::Included(&below)).expect("below"), first);
+        assert_eq!(rows(Bound::Included(&above), Bound::Unbounded).expect("above"), ROWS - last - 1);
+        assert!(matches!(rows(Bound::Unbounded, Bound::Unbounded), Err(Error::Corrupt { .. })));
+        let (lost_first, lost_last) = (key(first), key(last));
+        let inside = rows(Bound::Included(&lost_first), Bound::Included(&lost_last));
+        assert!(matches!(inside, Err(Error::Corrupt { .. })), "{inside:?}");
+    }
+    drop(snapshot);
+    // New versions are answered, also when they have gone down; the rest of the keys stays unknown, through a restart.
+    put(&engine, [first, 5, ROWS - 1], 2);
+    engine.settle().expect("compactions go on");
+    drop(engine);
+    vfs.crash(Crash::DropPending, 1);
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    let round = |n| if [first, 5, ROWS - 1].contains(&n) { 2 } else { 1 };
+    let is_answered = answered(&engine, &file, |n| Some(value(n, round(n))));
+    let still_lost: Vec<u32> = (0..ROWS).filter(|&n| !is_answered[n as usize]).collect();
+    assert_eq!(still_lost, lost[1..]);
+    assert!(vfs.contents(&Path::new("/store").join(format!("{file}.damaged"))).is_some());
+    let quarantines = engine.quarantines();
+    assert_eq!(quarantines.len(), 1);
+    // Deleted, they are known again: gone.
+    let mut batch = Batch::new();
+    batch.delete_range(&quarantines[0].start, &quarantines[0].end);
+    engine.write(&batch, Durability::Sync).expect("write");
+    let gone = |n| (!lost.contains(&n)).then(|| value(n, round(n)));
+    assert!(answered(&engine, &file, gone).iter().all(|answered| *answered));
+    engine.settle().expect("settle");
+    assert!(engine.quarantines().is_empty());
+    assert!(answered(&engine, &file, gone).iter().all(|answered| *answered));
+}
+
+#[test]
+fn rows_taken_in_over_them_end_a_quarantine() {
+    let vfs = Memory::new();
+    filled(&vfs);
+    let (path, bytes) = tables(&vfs).swap_remove(0);
+    vfs.damage(&path, |damaged| damaged[bytes.len() / 3] ^= 1);
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    engine.scrub(&mut |_, _| true).expect("scrub");
+    let quarantine = engine.quarantines().swap_remove(0);
+    let mut ingestion = engine.ingest();
+    ingestion.replace(&quarantine.start, &quarantine.end);
+    let inside = |n: &u32| quarantine.start <= key(*n) && key(*n) < quarantine.end;
+    for n in (0..ROWS).filter(inside) {
+        ingestion.put(&key(n), &value(n, 1)).expect("in order");
+    }
+    ingestion.commit().expect("commit");
+    assert!(engine.quarantines().is_empty());
+    assert!(answered(&engine, "none", |n| Some(value(n, 1))).iter().all(|answered| *answered));
+}
+
+#[test]
+fn a_compaction_goes_on_without_what_it_cannot_read() {
+    let vfs = Memory::new();
+    filled(&vfs);
+    let (path, bytes) = tables(&vfs).swap_remove(0);
+    let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+    vfs.damage(&path, |damaged| damaged[bytes.len() / 3] ^= 1);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let told = heard.clone();
+    let listener = move |event: &Event| {
+        if let Event::Damaged(error) = event {
+            told.lock().push(error.to_string());
+        }
+    };
+    let options = Options { listener: Some(Arc::new(listener)), ..options(&vfs) };
+    let engine = Engine::open("/store", options).expect("open");
+    for round in 2..8 {
+        put(&engine, (0..ROWS).step_by(3), round);
+    }
+    engine.settle().expect("compactions go on");
+    assert_eq!(heard.lock().len(), 1, "{:?}", heard.lock());
+    assert!(heard.lock()[0].contains(&file));
+    let expected = |n: u32| Some(value(n, if n.is_multiple_of(3) { 7 } else { 1 }));
+    let is_answered = answered(&engine, &file, expected);
+    let lost = is_answered.iter().filter(|answered| !**answered).count();
+    assert!((1..60).contains(&lost), "{lost}");
+    assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+}
+
+/// Wherever a bit of a table flips, a scrub finds it, no answer is wrong, and most keys are answered.
+#[test]
+fn wherever_a_table_is_damaged_the_others_are_served() {
+    let vfs = Memory::new();
+    filled(&vfs);
+    let tables = tables(&vfs);
+    assert!(tables.len() > 2);
+    let mut smallest_part = ROWS as usize;
+    for (path, bytes) in &tables {
+        let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+        for at in (0..bytes.len()).step_by(97).chain(bytes.len() - 64..bytes.len()) {
+            let copy = vfs.fork();
+            copy.damage(path, |bytes| bytes[at] ^= 1);
+            let engine = Engine::open("/store", options(&copy)).expect("open");
+            let found = engine.scrub(&mut |_, _| true).expect("scrub");
+            let is_answered = answered(&engine, &file, |n| Some(value(n, 1)));
+            let served = is_answered.iter().filter(|answered| **answered).count();
+            // A few bytes of a footer are zeros that nothing reads.
+            assert!(!found.is_empty() || served == ROWS as usize, "{file} at {at}");
+            smallest_part = smallest_part.min(served);
+            put(&engine, [7], 3);
+            engine.settle().expect("it goes on");
+        }
+    }
+    let rows_of_a_table = ROWS as usize / (tables.len() - 1);
+    assert!(smallest_part >= ROWS as usize - 2 * rows_of_a_table, "{smallest_part} rows were served");
+}
+
+#[test]
+fn the_background_scrub_finds_damage_before_anybody_reads() {
+    let vfs = Memory::new();
+    filled(&vfs);
+    let (path, bytes) = tables(&vfs).swap_remove(1);
+    vfs.damage(&path, |damaged| damaged[bytes.len() / 2] ^= 1);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let listener = move |event: &Event| {
+        if let Event::Damaged(error) = event {
+            let _ = sender.send(error.clone());
+        }
+    };
+    let options = Options {
+        threads: 2,
+        scrub_bytes_per_second: 1 << 30,
+        listener: Some(Arc::new(listener)),
+        ..options(&vfs)
+    };
+    let engine = Engine::open("/store", options).expect("open");
+    let found = receiver.recv_timeout(std::time::Duration::from_secs(60)).expect("it is found");
+    assert!(matches!(found, Error::Corrupt { .. }));
+    let model: BTreeMap<u32, bool> = (0..ROWS).map(|n| (n, engine.get(&key(n)).is_ok())).collect();
+    assert!(model.values().filter(|answered| !**answered).count() < 60);
+    assert_eq!(engine.quarantines().len(), 1);
+    engine.close().expect("close");
+}
