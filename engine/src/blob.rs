@@ -87,6 +87,8 @@ pub(crate) struct BlobFile {
     path: PathBuf,
     vfs: Arc<dyn Vfs>,
     file: OnceLock<Arc<dyn File>>,
+    /// Whether a value in it could not be read: then it stays as it is, and is not collected.
+    damaged: AtomicBool,
     obsolete: AtomicBool,
 }
 
@@ -111,14 +113,20 @@ pub(crate) fn name(number: u64) -> String {
 
 impl BlobFile {
     pub(crate) fn new(meta: BlobMeta, path: PathBuf, vfs: Arc<dyn Vfs>) -> BlobFile {
-        BlobFile { meta, path, vfs, file: OnceLock::new(), obsolete: AtomicBool::new(false) }
+        let (damaged, obsolete) = (AtomicBool::new(false), AtomicBool::new(false));
+        BlobFile { meta, path, vfs, file: OnceLock::new(), damaged, obsolete }
     }
 
     pub(crate) fn make_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
     }
 
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     fn corrupt(&self, offset: u64, reason: impl Into<String>) -> Error {
+        self.damaged.store(true, Ordering::Relaxed);
         Error::corrupt(name(self.meta.number), offset, reason)
     }
 

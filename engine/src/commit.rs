@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Operation};
 use crate::error::Result;
 use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
+use crate::memtable::Memtable;
 use crate::state::{How, Shared};
 use crate::version::edit::Edit;
 
@@ -59,14 +60,13 @@ impl Commit {
         let mut payload = Vec::with_capacity(batch.size() + 8);
         batch.encode(&mut payload);
         shared.counters.user_bytes.add(batch.size() as u64);
+        if batch.size() >= shared.options.memtable_bytes / 2 {
+            return self.write_large(shared, log, &operations, &payload, durability);
+        }
         let (seq, wait) = {
             let mut order = self.order.lock();
             let seq = order.last + 1;
-            let end =
-                log.append(seq, Kind::Batch, &[&payload]).map_err(|error| match error.is_disk_full() {
-                    true => shared.disk_is_full(),
-                    false => error,
-                })?;
+            let end = append(shared, log, seq, &payload)?;
             order.last = seq;
             shared.view.load().active.insert(seq, &operations);
             if durability == Durability::Sync {
@@ -84,6 +84,31 @@ impl Commit {
         if shared.view.load().active.bytes() >= shared.options.memtable_bytes {
             self.freeze(shared, log, false)?;
         }
+        Ok(seq)
+    }
+
+    /// Writes a batch that would fill the memtable by itself: it becomes one, frozen from the beginning.
+    fn write_large(
+        &self,
+        shared: &Shared,
+        log: &Log,
+        operations: &[Operation<'_>],
+        payload: &[u8],
+        durability: Durability,
+    ) -> Result<Seq> {
+        let mut order = self.order.lock();
+        let seq = order.last + 1;
+        let end = append(shared, log, seq, payload)?;
+        order.last = seq;
+        let memtable = Memtable::of_batch(seq, operations);
+        // All before it must be visible before it is frozen, and durable if it was asked to be.
+        match order.syncing {
+            None if durability == Durability::Buffered => log.write_out()?,
+            _ => log.sync(end)?,
+        }
+        order.syncing = None;
+        shared.visible.fetch_max(seq - 1, Ordering::AcqRel);
+        shared.freeze_with(seq, memtable)?;
         Ok(seq)
     }
 
@@ -128,4 +153,11 @@ impl Commit {
         shared.visible.fetch_max(seq, Ordering::AcqRel);
         Ok(seq)
     }
+}
+
+fn append(shared: &Shared, log: &Log, seq: Seq, payload: &[u8]) -> Result<Position> {
+    log.append(seq, Kind::Batch, &[payload]).map_err(|error| match error.is_disk_full() {
+        true => shared.disk_is_full(),
+        false => error,
+    })
 }

@@ -155,9 +155,17 @@ impl<'a> Borrow<dyn Place + 'a> for Version {
     }
 }
 
+/// Where the entries are.
+enum Entries {
+    /// A list that grows.
+    List(Box<SkipMap<Version, ()>>),
+    /// Those of one large batch, sorted once.
+    Sorted(Box<[Version]>),
+}
+
 /// The newest entries. Inserted into by one writer at a time, read by anybody.
 pub(crate) struct Memtable {
-    map: SkipMap<Version, ()>,
+    map: Entries,
     ranges: RwLock<RangeDeletes>,
     has_ranges: AtomicBool,
     /// Whether any entry expires.
@@ -169,7 +177,7 @@ pub(crate) struct Memtable {
 impl Memtable {
     pub(crate) fn new() -> Memtable {
         Memtable {
-            map: SkipMap::new(),
+            map: Entries::List(Box::new(SkipMap::new())),
             ranges: RwLock::default(),
             has_ranges: AtomicBool::new(false),
             expires: AtomicBool::new(false),
@@ -178,8 +186,23 @@ impl Memtable {
         }
     }
 
+    /// A memtable of the operations of one batch, to which nothing is added; keys in it are unique.
+    pub(crate) fn of_batch(seq: Seq, operations: &[Operation<'_>]) -> Memtable {
+        let mut memtable = Memtable::new();
+        let mut entries = Vec::with_capacity(operations.len());
+        memtable.each(seq, operations, |version| entries.push(version));
+        entries.sort_unstable();
+        memtable.map = Entries::Sorted(entries.into());
+        memtable
+    }
+
     /// Inserts the operations of one batch; keys in it are unique.
     pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
+        let Entries::List(map) = &self.map else { panic!("nothing is added to what was sorted once") };
+        self.each(seq, operations, |version| drop(map.insert(version, ())));
+    }
+
+    fn each(&self, seq: Seq, operations: &[Operation<'_>], mut add: impl FnMut(Version)) {
         let mut bytes = 0;
         for operation in operations {
             let version = match *operation {
@@ -191,18 +214,14 @@ impl Memtable {
                 Operation::Delete(key) => Version::new(seq, Op::Delete, key, &[], &[]),
                 Operation::DeleteRange(start, end) => {
                     bytes += start.len() + end.len() + ENTRY_OVERHEAD_BYTES;
-                    self.ranges.write().push(RangeDelete {
-                        start: start.into(),
-                        end: end.into(),
-                        seq,
-                        floor: WAITING,
-                    });
+                    let (start, end) = (start.into(), end.into());
+                    self.ranges.write().push(RangeDelete { start, end, seq, floor: WAITING });
                     self.has_ranges.store(true, Relaxed);
                     continue;
                 }
             };
             bytes += version.bytes.len() + ENTRY_OVERHEAD_BYTES;
-            self.map.insert(version, ());
+            add(version);
         }
         self.bytes.fetch_add(bytes, Relaxed);
         self.entries.fetch_add(operations.len() as u64, Relaxed);
@@ -210,10 +229,14 @@ impl Memtable {
 
     /// The newest version of `key` with a seq of at most `at`.
     pub(crate) fn get(&self, key: &[u8], at: Seq) -> Option<Found> {
+        let found = |version: &Version| {
+            (version.key() == key).then(|| Found::owned(version.seq, version.op, version.value().to_vec()))
+        };
         let from: &dyn Place = &Wanted::new(key, at);
-        let node = self.map.lower_bound(Bound::Included(from))?;
-        let version = node.key();
-        (version.key() == key).then(|| Found::owned(version.seq, version.op, version.value().to_vec()))
+        match &self.map {
+            Entries::List(map) => found(map.lower_bound(Bound::Included(from))?.key()),
+            Entries::Sorted(entries) => found(entries.get(first_from(entries, from))?),
+        }
     }
 
     pub(crate) fn range_deletes(&self) -> RangeDeletes {
@@ -241,52 +264,92 @@ impl Memtable {
     }
 
     pub(crate) fn cursor(&self) -> MemtableCursor<'_> {
-        MemtableCursor { map: &self.map, node: None }
+        MemtableCursor(match &self.map {
+            Entries::List(map) => At::List { map, node: None },
+            Entries::Sorted(entries) => At::Sorted { entries, at: entries.len() },
+        })
     }
 }
 
+/// The number of the first entry that is not before `from`.
+fn first_from(entries: &[Version], from: &dyn Place) -> usize {
+    entries.partition_point(|version| order(version, from) == Ordering::Less)
+}
+
 /// Walks a memtable. Entries inserted meanwhile may or may not be met; the reader filters by seq.
-pub(crate) struct MemtableCursor<'a> {
-    map: &'a SkipMap<Version, ()>,
-    node: Option<Node<'a, Version, ()>>,
+pub(crate) struct MemtableCursor<'a>(At<'a>);
+
+enum At<'a> {
+    List {
+        map: &'a SkipMap<Version, ()>,
+        node: Option<Node<'a, Version, ()>>,
+    },
+    /// `at` is the length when it stands nowhere.
+    Sorted {
+        entries: &'a [Version],
+        at: usize,
+    },
 }
 
 impl Cursor for MemtableCursor<'_> {
     fn seek_first(&mut self) -> Result<()> {
-        self.node = self.map.front();
+        match &mut self.0 {
+            At::List { map, node } => *node = map.front(),
+            At::Sorted { at, .. } => *at = 0,
+        }
         Ok(())
     }
 
     fn seek_last(&mut self) -> Result<()> {
-        self.node = self.map.back();
+        match &mut self.0 {
+            At::List { map, node } => *node = map.back(),
+            At::Sorted { entries, at } => *at = entries.len().saturating_sub(1),
+        }
         Ok(())
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         let from: &dyn Place = &Wanted::new(key, Seq::MAX);
-        self.node = self.map.lower_bound(Bound::Included(from));
+        match &mut self.0 {
+            At::List { map, node } => *node = map.lower_bound(Bound::Included(from)),
+            At::Sorted { entries, at } => *at = first_from(entries, from),
+        }
         Ok(())
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        let to: &dyn Place = &Wanted::new(key, Seq::MAX);
         // (key, MAX) sorts before every version of key, and no version has that seq.
-        self.node = self.map.upper_bound(Bound::Excluded(to));
+        let to: &dyn Place = &Wanted::new(key, Seq::MAX);
+        match &mut self.0 {
+            At::List { map, node } => *node = map.upper_bound(Bound::Excluded(to)),
+            At::Sorted { entries, at } => {
+                *at = first_from(entries, to).checked_sub(1).unwrap_or(entries.len());
+            }
+        }
         Ok(())
     }
 
     fn next(&mut self) -> Result<()> {
-        self.node = self.node.as_ref().and_then(Node::next);
+        match &mut self.0 {
+            At::List { node, .. } => *node = node.as_ref().and_then(Node::next),
+            At::Sorted { entries, at } => *at = (*at + 1).min(entries.len()),
+        }
         Ok(())
     }
 
     fn prev(&mut self) -> Result<()> {
-        self.node = self.node.as_ref().and_then(Node::prev);
+        match &mut self.0 {
+            At::List { node, .. } => *node = node.as_ref().and_then(Node::prev),
+            At::Sorted { entries, at } => *at = at.checked_sub(1).unwrap_or(entries.len()),
+        }
         Ok(())
     }
 
     fn entry(&self) -> Option<Entry<'_>> {
-        let version = self.node.as_ref()?.key();
+        let version = match &self.0 {
+            At::List { node, .. } => node.as_ref()?.key(),
+            At::Sorted { entries, at } => entries.get(*at)?,
+        };
         Some(Entry { key: version.key(), seq: version.seq, op: version.op, value: version.value() })
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::blob::{BlobHandle, BlobMap, BlobMeta, BlobWriter};
 use crate::error::{Error, Result};
+use crate::events::Event;
 use crate::key::{Entry, Op, Seq};
 use crate::range_delete::RangeDeletes;
 use crate::state::Shared;
@@ -169,9 +170,16 @@ impl<'a> Output<'a> {
         Ok(self.table.as_mut().expect("just set"))
     }
 
+    /// Writes a value anew; one that cannot be read stays where it is, so that its damage is still named.
     fn moved(&mut self, handle: BlobHandle) -> Result<BlobHandle> {
-        let value = read_blob(self.plan.blobs, handle)?;
-        self.put_blob(&value)
+        match read_blob(self.plan.blobs, handle) {
+            Ok(value) => self.put_blob(&value),
+            Err(error @ Error::Corrupt { .. }) => {
+                self.shared.options.tell(&Event::Damaged(error));
+                Ok(handle)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn put_blob(&mut self, value: &[u8]) -> Result<BlobHandle> {

@@ -373,6 +373,28 @@ impl Shared {
         self.commit_with(edit, How::Alone).map(drop)
     }
 
+    /// Puts a memtable of its own, which holds all of batch `seq`, behind the active one, freezes both and lets readers see
+    /// them. Everything before is visible already, and the caller lets nobody write meanwhile.
+    pub(crate) fn freeze_with(&self, seq: Seq, memtable: Memtable) -> Result<()> {
+        let mut work = self.work.lock();
+        check(&work)?;
+        let view = self.view.load();
+        let mut frozen = view.frozen.clone();
+        let mut active = view.active.clone();
+        if !active.is_empty() {
+            frozen.insert(0, active.clone());
+            work.queue.push_back(FlushTask { memtable: active, attached: None, seq: seq - 1 });
+            active = Arc::new(Memtable::new());
+        }
+        let memtable = Arc::new(memtable);
+        frozen.insert(0, memtable.clone());
+        work.queue.push_back(FlushTask { memtable, attached: None, seq });
+        self.swap(View::new(active, frozen, view.version.clone()));
+        self.visible.fetch_max(seq, Ordering::AcqRel);
+        self.bell.notify_all();
+        Ok(())
+    }
+
     /// Starts a new memtable; the old one, with `attached`, waits to be flushed. Everything up to `seq` is in it, and the
     /// caller lets nobody write meanwhile.
     pub(crate) fn freeze(&self, seq: Seq, attached: Option<Box<dyn Frozen>>) -> Result<()> {

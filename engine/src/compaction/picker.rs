@@ -333,7 +333,14 @@ pub(crate) fn blobs_to_collect(version: &Version) -> Vec<u64> {
         let unused = meta.len.saturating_sub(used.get(&meta.uid).copied().unwrap_or(0));
         unused * 100 > meta.len * BLOB_GARBAGE_PERCENT
     };
-    version.blobs.values().map(|blob| blob.meta).filter(is_garbage).map(|meta| meta.uid).collect()
+    version
+        .blobs
+        .values()
+        .filter(|blob| !blob.is_damaged())
+        .map(|blob| blob.meta)
+        .filter(is_garbage)
+        .map(|meta| meta.uid)
+        .collect()
 }
 
 /// The strategy that the options ask for.
