@@ -22,15 +22,20 @@
 //! # Should I use this crate?
 //!
 //! Use it for an embedded, ordered store whose files you want checked, whose writes you want to group-commit, and into
-//! which you may hang files of your own that live and die with the same manifest ([`attachment`]). It has no
-//! transactions beyond the batch, no column families (use key prefixes) and no network; for documents and search use
-//! the crate `lumen` above it.
+//! which you may hang files of your own that live and die with the same manifest ([`attachment`]). Beside batches, snapshots
+//! and scans both ways it has range deletes, entries that expire, reads as of an older sequence number, four compaction
+//! strategies, long values in files of their own, checkpoints, ingestion of sorted rows, sets of files to send and install
+//! ([`file_set`]), scrubbing and quarantine of damage ([`quarantine`]), and it waits out a full disk.
+//!
+//! It has no transactions beyond the batch, no column families (use key prefixes), no custom order of keys, no merge
+//! operators and no network; for documents and search use the crate `lumen` above it.
 //!
 //! # The map, in reading order
 //!
 //! [`key`] and [`batch`] are what is written; [`log`] makes it durable; `memtable` holds the newest; `table` is a file
-//! of sorted entries; `version` says which files are live; `state` holds all of it as one value; `commit`, [`snapshot`],
-//! [`scan`], `flush`, `compaction`, `background` and `recovery` stand on that side by side; [`vfs`] is the disk beneath.
+//! of sorted entries, `blob` one of long values; `version` says which files are live; `state` holds all of it as one value;
+//! `commit`, [`snapshot`], [`scan`], `flush`, `compaction`, `background` and `recovery` stand on that side by side, as do
+//! `checkpoint`, [`file_set`], [`ingest`] and [`quarantine`]; [`vfs`] is the disk beneath.
 #![deny(unsafe_code)] // one file maps memory: vfs/mapping.rs
 
 pub mod attachment;
