@@ -19,7 +19,7 @@ pub type Seq = u64;
 /// Delete     nothing
 /// ```
 ///
-/// An expiry is in milliseconds since 1970; from then on the version counts as a delete. Handles: [`blob`](crate::blob).
+/// An expiry is in milliseconds since 1970; from then on the version counts as a delete. Handles are drawn in `blob.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
