@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::batch::{Batch, Operation};
 use crate::error::Result;
+use crate::flush;
 use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
 use crate::memtable::Memtable;
@@ -147,7 +148,9 @@ impl Commit {
         log.sync(end)?;
         let mut edit = edit(seq);
         let floor = seq.saturating_sub(shared.options.retain_seqs);
-        edit.floor = Some(floor.max(shared.view.load().version.floor));
+        let version = shared.view.load().version.clone();
+        edit.floor = Some(floor.max(version.floor));
+        flush::bring_into_force(shared, &version, &mut edit);
         edit.log = Some(log.durable());
         shared.commit_with(edit, How::Ingest)?;
         shared.visible.fetch_max(seq, Ordering::AcqRel);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::key::{Entry, Op};
 use crate::log::Log;
 use crate::output::{Fate, Output, Plan, Survivors};
-use crate::range_delete::WAITING;
+use crate::range_delete::{RangeDelete, WAITING};
 use crate::state::{FlushTask, How, Shared};
 use crate::version::Version;
 use crate::version::edit::Edit;
@@ -26,17 +26,8 @@ pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>)
     let version = shared.view.load().version.clone();
     let floor = version.floor.max(task.seq.saturating_sub(shared.options.retain_seqs));
     let mut edit = Edit { durable_seq: Some(task.seq), floor: Some(floor), ..Edit::default() };
-    // Range deletes that no reader looks behind any more come into force for all tables to come, this one included: those
-    // need no rewriting for them.
-    let waiting = version.range_deletes.list().iter().filter(|range| range.floor == WAITING);
-    edit.remove_ranges = waiting.filter(|range| range.seq <= floor).cloned().collect();
     edit.add_ranges = task.memtable.range_deletes().list().to_vec();
-    edit.add_ranges.extend_from_slice(&edit.remove_ranges);
-    if edit.add_ranges.iter().any(|range| range.seq <= floor) {
-        let number = shared.next_file();
-        let in_force = edit.add_ranges.iter_mut().filter(|range| range.seq <= floor);
-        in_force.for_each(|range| range.floor = number);
-    }
+    bring_into_force(shared, &version, &mut edit);
     let bytes = write_table(shared, &version, task, &mut edit)?;
     edit.log = log.map(Log::durable);
     let files = Attachments { shared: shared.clone() };
@@ -64,6 +55,20 @@ pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>)
         // The next flush sees to it.
         Err(error) if error.is_disk_full() => Ok(bytes),
         purged => purged.map(|()| bytes),
+    }
+}
+
+/// Range deletes that no reader looks behind any more, the floor of `edit` being where it will be, come into force for all
+/// tables to come, those of `edit` included: they need no rewriting for them.
+pub(crate) fn bring_into_force(shared: &Shared, version: &Version, edit: &mut Edit) {
+    let floor = edit.floor.unwrap_or(version.floor);
+    let is_due = |range: &&RangeDelete| range.floor == WAITING && range.seq <= floor;
+    edit.remove_ranges.extend(version.range_deletes.list().iter().filter(is_due).cloned());
+    edit.add_ranges.extend(edit.remove_ranges.iter().cloned());
+    if edit.add_ranges.iter().any(|range| is_due(&range)) {
+        let number = shared.next_file();
+        let due = edit.add_ranges.iter_mut().filter(|range| is_due(&&**range));
+        due.for_each(|range| range.floor = number);
     }
 }
 

@@ -19,7 +19,6 @@ use crate::version::{SLOTS, Version};
 /// Rows on their way in. Nothing of them is seen before [`Ingestion::commit`]; dropped, they are gone.
 pub struct Ingestion<'e> {
     engine: &'e Engine,
-    shared: &'e Shared,
     output: Output<'e>,
     table_bytes: u64,
     last: Option<Vec<u8>>,
@@ -34,7 +33,7 @@ impl<'e> Ingestion<'e> {
         let table = version.table_options(SLOTS - 1, options.now_ms(), options);
         let output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
         let table_bytes = options.table_bytes;
-        Ingestion { engine, shared, output, table_bytes, last: None, replaced: None, stored: Vec::new() }
+        Ingestion { engine, output, table_bytes, last: None, replaced: None, stored: Vec::new() }
     }
 
     /// Adds a row. Keys ascend strictly: else [`Error::OutOfOrder`], and the row is left out.
@@ -77,7 +76,7 @@ impl<'e> Ingestion<'e> {
     /// Makes all rows durable and visible at once, and answers their sequence number. Other writers wait meanwhile for what
     /// is in memory to be flushed. Only with [`Options::log`](crate::Options::log).
     pub fn commit(self) -> Result<Seq> {
-        let Ingestion { engine, shared, output, replaced, .. } = self;
+        let Ingestion { engine, output, replaced, .. } = self;
         let (tables, blobs) = output.finish()?;
         engine.commit_ingested(&mut |seq| {
             let mut edit = Edit { durable_seq: Some(seq), add_blobs: blobs.clone(), ..Edit::default() };
@@ -85,9 +84,7 @@ impl<'e> Ingestion<'e> {
                 edit.add.push((0, TableMeta { seq_base: seq, ..meta.clone() }));
             }
             if let Some((start, end)) = replaced.clone() {
-                // In force for all tables to come. Those that are there, flushed just now, may hold what it deletes.
-                let floor = if shared.options.retain_seqs > 0 { WAITING } else { shared.next_file() };
-                edit.add_ranges.push(RangeDelete { start, end, seq, floor });
+                edit.add_ranges.push(RangeDelete { start, end, seq, floor: WAITING });
             }
             edit
         })

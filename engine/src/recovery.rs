@@ -48,7 +48,8 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
     let found = Found::list(dir, &options)?;
     let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
     let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
-    let opened = Manifest::open(dir, &options, &files, found.names.first().map(|(_, name)| name.as_str()))?;
+    let leftover = found.names.first().map(|(_, name)| name.as_str());
+    let opened = Manifest::open(dir, &options, &files, leftover)?;
     let version = opened.version;
     // Found out before any thread starts: later, a file that is not named may be one that is being written.
     let orphans = found.orphans(&version);
@@ -85,6 +86,11 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         if replayed.first_seq.is_some_and(|first| first > durable + 1) {
             let reason =
                 format!("it begins at seq {:?}, but tables end at seq {durable}", replayed.first_seq);
+            return Err(Error::corrupt("the log", 0, reason));
+        }
+        // Or the next batch would have a seq that the log has passed.
+        if let Some(ahead) = replayed.last_seq.filter(|&seq| seq > last) {
+            let reason = format!("it ends at seq {ahead}, but its batches at seq {last}");
             return Err(Error::corrupt("the log", 0, reason));
         }
         log = Some(Arc::new(log_opened));

@@ -29,6 +29,7 @@ use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
 use crate::table::builder::TableMeta;
 use crate::table::cache::BlockCache;
+use crate::table::filter;
 use crate::table::reader::{Reach, Table};
 use crate::version::Version;
 use crate::version::edit::Edit;
@@ -227,7 +228,10 @@ impl Shared {
 
     /// A uid for a file, unlike that of any other here even where randomness is poor.
     pub(crate) fn uid(&self, number: u64) -> u64 {
-        (self.options.random)() ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&(self.options.random)().to_le_bytes());
+        bytes[8..].copy_from_slice(&number.to_le_bytes());
+        filter::hash(&bytes)
     }
 
     pub(crate) fn table_path(&self, number: u64) -> PathBuf {

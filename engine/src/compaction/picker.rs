@@ -8,7 +8,7 @@ use crate::compaction::lazy::LazyLeveled;
 use crate::compaction::leveled::Leveled;
 use crate::compaction::tiered::Tiered;
 use crate::options::{Compaction, Options};
-use crate::range_delete::RangeDeletes;
+use crate::range_delete::{RangeDeletes, WAITING};
 use crate::table::reader::Table;
 use crate::version::{SLOTS, Version};
 
@@ -283,7 +283,8 @@ fn completed(version: &Version, mut job: Job) -> Job {
 fn upkeep(version: &Version, now: u64, limits: &Limits<'_>) -> Option<Job> {
     let is_old = |table: &Arc<Table>| table.meta.max_seq() <= version.floor;
     let under_range = |table: &Arc<Table>| {
-        let mut ranges = version.range_deletes.list().iter().filter(|range| range.seq <= version.floor);
+        // One that is not in force yet would have the same table rewritten for ever.
+        let mut ranges = version.range_deletes.list().iter().filter(|range| range.floor != WAITING);
         ranges.any(|range| RangeDeletes::touches(range, &table.meta))
     };
     let expired = |table: &Arc<Table>| if table.meta.expiry_max <= now { table.meta.expiring } else { 0 };

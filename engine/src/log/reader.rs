@@ -132,6 +132,9 @@ pub(super) fn scan(
             if record.seq < scan.recovery.last_seq.unwrap_or(0) {
                 return Err(Error::corrupt(&name, at as u64, format!("seq {} runs backwards", record.seq)));
             }
+            if record.seq == u64::MAX {
+                return Err(Error::corrupt(&name, at as u64, "no seq can follow"));
+            }
             synced = synced.max(record.synced);
             crc = record.crc;
             scan.recovery.last_seq = Some(record.seq);
@@ -177,6 +180,11 @@ pub(super) fn scan(
         }
         let sealed = scan.recovery.sealed;
         scan.proven = if sealed { at as u64 } else { proof };
+        // The next segment will say that this one ends there.
+        if scan.proven != at as u64 && !records.iter().any(|&(start, ..)| start as u64 == scan.proven) {
+            let reason = format!("bytes up to {proof} were durable, which is inside a record");
+            return Err(Error::corrupt(&name, proof, reason));
+        }
         for (start, record_crc, seq, kind) in records {
             if (start as u64) < scan.proven {
                 scan.proven_crc = record_crc;
@@ -263,6 +271,6 @@ pub fn dump(
     if proof > at as u64 {
         writeln!(out, "{at:>10}  DAMAGE: no valid record, but bytes up to {proof} were durable")
     } else {
-        writeln!(out, "{at:>10}  end of records, {} bytes follow", bytes.len() - at)
+        writeln!(out, "{at:>10}  end of records, {} bytes follow", bytes.len().saturating_sub(at))
     }
 }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use crate::attachment::Attachment;
 use crate::blob::BlobFile;
 use crate::error::{Error, Result};
+use crate::key::Seq;
 use crate::log::{Kind, Log, LogOptions, Position};
 use crate::options::Options;
-use crate::range_delete::{RangeDelete, RangeDeletes};
+use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::table::cache::BlockCache;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
@@ -103,8 +104,13 @@ impl Replay {
 }
 
 impl Manifest {
-    /// `data` is the name of a table or the like, if there is any.
-    pub(crate) fn open(dir: &Path, options: &Options, files: &Files, data: Option<&str>) -> Result<Opened> {
+    /// `leftover` is a file that only a manifest can have named.
+    pub(crate) fn open(
+        dir: &Path,
+        options: &Options,
+        files: &Files,
+        leftover: Option<&str>,
+    ) -> Result<Opened> {
         let mut replay = Replay::default();
         let (log, recovery) =
             Log::open(options.vfs.clone(), log_options(dir, options), None, 1, &mut |seq, kind, payload| {
@@ -113,7 +119,7 @@ impl Manifest {
                 replay.apply(kind, edit).map_err(bad)
             })?;
         let fresh = recovery.last_seq.is_none();
-        if fresh && let Some(name) = data {
+        if let (true, Some(name)) = (fresh, leftover) {
             return Err(Error::corrupt("the manifest", 0, format!("it is empty, but {name} is there")));
         }
         if !fresh && replay.whole.is_none() {
@@ -124,6 +130,7 @@ impl Manifest {
             ));
         }
         let whole = replay.whole.unwrap_or_default();
+        check(&whole).map_err(|reason| Error::corrupt("the manifest", 0, reason))?;
         let mut version = Version::default();
         apply(&mut version, &whole, files)?;
         let mut manifest =
@@ -213,6 +220,31 @@ pub(crate) fn write_alone(dir: &Path, options: &Options, version: &Version, next
     manifest.seal()
 }
 
+/// Whether what the manifest adds up to can be: what is written next gets the next seq and the next file number.
+fn check(whole: &Edit) -> std::result::Result<(), String> {
+    let (durable, next_file) = (whole.durable_seq.unwrap_or(0), whole.next_file.unwrap_or(1));
+    if durable == Seq::MAX {
+        return Err("no seq can follow the durable one".into());
+    }
+    let mut numbers = std::collections::HashSet::new();
+    for (_, meta) in &whole.add {
+        let is_sound = meta.deletes <= meta.entries
+            && meta.smallest <= meta.largest
+            && meta.max_seq() <= durable
+            && meta.number < next_file
+            && numbers.insert(meta.number);
+        if !is_sound {
+            return Err(format!("table {} cannot be: {meta:?}, durable seq {durable}", meta.number));
+        }
+    }
+    let cannot_be =
+        |range: &&RangeDelete| range.seq > durable || (range.floor > next_file && range.floor != WAITING);
+    match whole.add_ranges.iter().find(cannot_be) {
+        Some(range) => Err(format!("a range delete cannot be: {range:?}, durable seq {durable}")),
+        None => Ok(()),
+    }
+}
+
 /// Changes `version` by `edit`; removed files are told that they are obsolete by the caller, once the edit is durable.
 pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result<()> {
     for slot in &mut version.slots {
@@ -286,4 +318,45 @@ pub(crate) fn idle_ranges(version: &Version) -> Vec<RangeDelete> {
             || version.quarantines.iter().any(|quarantine| quarantine.is_touched_by(range))
     };
     version.range_deletes.list().iter().filter(|range| !needed(range)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::builder::{Properties, TableMeta};
+
+    fn table(number: u64) -> TableMeta {
+        let (smallest, largest) = (b"a".to_vec(), b"b".to_vec());
+        let sizes = Properties { uid: 1, entries: 2, deletes: 1, raw_bytes: 10, ..Properties::default() };
+        let stated = Properties { smallest, largest, min_seq: 3, max_seq: 5, ..sizes };
+        TableMeta { number, seq_base: 0, len: 100, stated }
+    }
+
+    #[test]
+    fn numbers_that_the_next_write_would_trip_over_are_refused() {
+        let range = RangeDelete { start: b"a".to_vec(), end: b"b".to_vec(), seq: 5, floor: 3 };
+        let sound = Edit {
+            next_file: Some(3),
+            durable_seq: Some(5),
+            add: vec![(0, table(1)), (1, table(2))],
+            add_ranges: vec![range],
+            ..Edit::default()
+        };
+        assert_eq!(check(&sound), Ok(()));
+        let wrong: [fn(&mut Edit); 8] = [
+            |edit| edit.durable_seq = Some(Seq::MAX),
+            |edit| edit.durable_seq = Some(4),
+            |edit| edit.next_file = Some(2),
+            |edit| edit.add[0].1.number = 2,
+            |edit| edit.add[0].1.stated.deletes = 3,
+            |edit| edit.add[0].1.stated.smallest = b"c".to_vec(),
+            |edit| edit.add_ranges[0].seq = 6,
+            |edit| edit.add_ranges[0].floor = 4,
+        ];
+        for (n, change) in wrong.iter().enumerate() {
+            let mut edit = sound.clone();
+            change(&mut edit);
+            assert!(check(&edit).is_err(), "{n}");
+        }
+    }
 }
