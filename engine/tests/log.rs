@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lumen_engine::Error;
 use lumen_engine::log::{
-    HEADER_BYTES, Kind, Log, LogOptions, MAX_RECORD_BYTES, Position, RECORD_HEADER_BYTES, Recovery,
+    HEADER_BYTES, Kind, Log, LogOptions, MAX_RECORD_BYTES, Position, RECORD_HEADER_BYTES, Recovery, dump,
 };
 use lumen_engine::vfs::memory::{Crash, Fault, Memory};
 
@@ -331,4 +331,17 @@ fn a_record_over_the_limit_is_refused_and_one_over_the_segment_is_not() {
     drop(log);
     vfs.crash(Crash::DropPending, 1);
     assert_eq!(open(&vfs, 1024).2, [1, 2]);
+}
+
+#[test]
+fn a_file_that_ends_with_its_last_record_is_shown() {
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 1..=1);
+    drop(log);
+    let (_, bytes) = vfs.files().into_iter().find(|(path, _)| *path == first_segment()).expect("a segment");
+    let end = HEADER_BYTES + RECORD_HEADER_BYTES + 1 + 100; // without the zeros that make it a multiple of eight
+    let mut text = Vec::new();
+    dump("log", &bytes[..end], &mut text, &|_, _| String::new()).expect("memory takes all");
+    assert!(String::from_utf8_lossy(&text).ends_with("end of records, 0 bytes follow\n"));
 }

@@ -263,6 +263,6 @@ pub fn dump(
     if proof > at as u64 {
         writeln!(out, "{at:>10}  DAMAGE: no valid record, but bytes up to {proof} were durable")
     } else {
-        writeln!(out, "{at:>10}  end of records, {} bytes follow", bytes.len() - at)
+        writeln!(out, "{at:>10}  end of records, {} bytes follow", bytes.len().saturating_sub(at))
     }
 }
