@@ -87,6 +87,11 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
                 format!("it begins at seq {:?}, but tables end at seq {durable}", replayed.first_seq);
             return Err(Error::corrupt("the log", 0, reason));
         }
+        // Or the next batch would have a seq that the log has passed.
+        if let Some(ahead) = replayed.last_seq.filter(|&seq| seq > last) {
+            let reason = format!("it ends at seq {ahead}, but its batches at seq {last}");
+            return Err(Error::corrupt("the log", 0, reason));
+        }
         log = Some(Arc::new(log_opened));
         recovery = replayed;
     }

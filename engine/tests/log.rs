@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lumen_engine::Error;
 use lumen_engine::log::{
     HEADER_BYTES, Kind, Log, LogOptions, MAX_RECORD_BYTES, Position, RECORD_HEADER_BYTES, Recovery, dump,
 };
 use lumen_engine::vfs::memory::{Crash, Fault, Memory};
+use lumen_engine::{Engine, Error, Options};
 
 const DIR: &str = "/log";
 
@@ -334,6 +334,19 @@ fn a_record_over_the_limit_is_refused_and_one_over_the_segment_is_not() {
 }
 
 #[test]
+fn a_seq_that_none_can_follow_is_damage() {
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, u64::MAX..=u64::MAX);
+    drop(log);
+    let opened = open_changed(&vfs, |_| {});
+    assert!(
+        matches!(opened, Err(Error::Corrupt { offset, .. }) if offset == HEADER_BYTES as u64),
+        "{opened:?}"
+    );
+}
+
+#[test]
 fn a_file_that_ends_with_its_last_record_is_shown() {
     let vfs = memory();
     let (log, ..) = open(&vfs, 4096);
@@ -344,4 +357,15 @@ fn a_file_that_ends_with_its_last_record_is_shown() {
     let mut text = Vec::new();
     dump("log", &bytes[..end], &mut text, &|_, _| String::new()).expect("memory takes all");
     assert!(String::from_utf8_lossy(&text).ends_with("end of records, 0 bytes follow\n"));
+}
+
+#[test]
+fn a_log_that_is_ahead_of_its_batches_is_damage() {
+    let vfs = memory();
+    let engine_options = || Options { vfs: Arc::new(vfs.clone()), threads: 0, ..Options::default() };
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 7..=7); // an entry, not a batch: the first batch would get seq 1
+    drop(log);
+    let opened = Engine::open(DIR, engine_options());
+    assert!(matches!(opened.err(), Some(Error::Corrupt { .. })));
 }

@@ -132,6 +132,9 @@ pub(super) fn scan(
             if record.seq < scan.recovery.last_seq.unwrap_or(0) {
                 return Err(Error::corrupt(&name, at as u64, format!("seq {} runs backwards", record.seq)));
             }
+            if record.seq == u64::MAX {
+                return Err(Error::corrupt(&name, at as u64, "no seq can follow"));
+            }
             synced = synced.max(record.synced);
             crc = record.crc;
             scan.recovery.last_seq = Some(record.seq);
