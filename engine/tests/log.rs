@@ -347,6 +347,29 @@ fn a_seq_that_none_can_follow_is_damage() {
 }
 
 #[test]
+fn a_durable_position_inside_a_record_is_damage_at_once_and_not_at_the_next_opening() {
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 1..=2);
+    drop(log);
+    let second = HEADER_BYTES as u64 + RECORD;
+    for (offset, is_sound) in [(second, true), (second + 8, false), (second + RECORD, true)] {
+        let floor = Some(Position { segment: 1, offset });
+        let copy: Arc<Memory> = Arc::new(vfs.fork());
+        let opened = Log::open(copy, options(4096, || 7), floor, 1, &mut |_, _, _| Ok(()));
+        match opened {
+            Ok(_) => assert!(is_sound, "{offset}"),
+            Err(error) => {
+                assert!(
+                    !is_sound && matches!(error, Error::Corrupt { offset: at, .. } if at == offset),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_file_that_ends_with_its_last_record_is_shown() {
     let vfs = memory();
     let (log, ..) = open(&vfs, 4096);

@@ -180,6 +180,11 @@ pub(super) fn scan(
         }
         let sealed = scan.recovery.sealed;
         scan.proven = if sealed { at as u64 } else { proof };
+        // The next segment will say that this one ends there.
+        if scan.proven != at as u64 && !records.iter().any(|&(start, ..)| start as u64 == scan.proven) {
+            let reason = format!("bytes up to {proof} were durable, which is inside a record");
+            return Err(Error::corrupt(&name, proof, reason));
+        }
         for (start, record_crc, seq, kind) in records {
             if (start as u64) < scan.proven {
                 scan.proven_crc = record_crc;
