@@ -48,7 +48,8 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
     let found = Found::list(dir, &options)?;
     let cache = Arc::new(BlockCache::new(options.cache_bytes, options.block_bytes));
     let files = Files { vfs: vfs.clone(), dir: dir.to_path_buf(), cache };
-    let opened = Manifest::open(dir, &options, &files)?;
+    let leftover = found.names.first().map(|(_, name)| name.as_str());
+    let opened = Manifest::open(dir, &options, &files, leftover)?;
     let version = opened.version;
     // Found out before any thread starts: later, a file that is not named may be one that is being written.
     let orphans = found.orphans(&version);

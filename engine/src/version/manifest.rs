@@ -90,7 +90,13 @@ impl Replay {
 }
 
 impl Manifest {
-    pub(crate) fn open(dir: &Path, options: &Options, files: &Files) -> Result<Opened> {
+    /// `leftover` is a file that only a manifest can have named.
+    pub(crate) fn open(
+        dir: &Path,
+        options: &Options,
+        files: &Files,
+        leftover: Option<&str>,
+    ) -> Result<Opened> {
         let log_options = LogOptions {
             dir: dir.to_path_buf(),
             extension: EXTENSION,
@@ -107,6 +113,9 @@ impl Manifest {
                 replay.apply(kind, edit).map_err(bad)
             })?;
         let fresh = recovery.last_seq.is_none();
+        if let (true, Some(name)) = (fresh, leftover) {
+            return Err(Error::corrupt("the manifest", 0, format!("it is empty, but {name} is there")));
+        }
         if !fresh && replay.whole.is_none() {
             return Err(Error::corrupt(
                 "the manifest",
