@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::attachment::Attachment;
 use crate::error::{Error, Result};
+use crate::key::Seq;
 use crate::log::{Kind, Log, LogOptions, Position};
 use crate::options::Options;
 use crate::range_delete::{RangeDelete, RangeDeletes};
@@ -22,6 +23,9 @@ use crate::vfs::Vfs;
 pub(crate) const EXTENSION: &str = "manifest";
 /// Edits are folded into a fresh snapshot after this many bytes, or four times the last snapshot.
 const SNAPSHOT_AFTER_BYTES: u64 = 4 << 20;
+
+/// No table has so many bytes or entries; sums and products of less are counted with.
+const NUMBERS_END: u64 = 1 << 48;
 
 /// Builds live handles for what edits name.
 pub(crate) struct Files {
@@ -124,6 +128,7 @@ impl Manifest {
             ));
         }
         let whole = replay.whole.unwrap_or_default();
+        check(&whole).map_err(|reason| Error::corrupt("the manifest", 0, reason))?;
         let mut version = Version::default();
         apply(&mut version, &whole, files)?;
         let mut manifest =
@@ -174,6 +179,30 @@ impl Manifest {
         self.since_snapshot = 0;
         self.append(Kind::Snapshot, &bytes)?;
         self.log.purge(self.last - 1)
+    }
+}
+
+/// Whether what the manifest adds up to can be: what is written next gets the next seq and the next file number.
+fn check(whole: &Edit) -> std::result::Result<(), String> {
+    let (durable, next_file) = (whole.durable_seq.unwrap_or(0), whole.next_file.unwrap_or(1));
+    if durable == Seq::MAX {
+        return Err("no seq can follow the durable one".into());
+    }
+    let mut numbers = std::collections::HashSet::new();
+    for (_, meta) in &whole.add {
+        let is_sound = meta.len.max(meta.entries) < NUMBERS_END
+            && meta.deletes <= meta.entries
+            && meta.smallest <= meta.largest
+            && meta.max_seq <= durable
+            && meta.number < next_file
+            && numbers.insert(meta.number);
+        if !is_sound {
+            return Err(format!("table {} cannot be: {meta:?}, durable seq {durable}", meta.number));
+        }
+    }
+    match whole.add_ranges.iter().find(|range| range.seq > durable || range.floor > next_file) {
+        Some(range) => Err(format!("a range delete cannot be: {range:?}, durable seq {durable}")),
+        None => Ok(()),
     }
 }
 
@@ -231,4 +260,56 @@ pub(crate) fn idle_ranges(version: &Version) -> Vec<RangeDelete> {
         version.slots.iter().flatten().any(|table| RangeDeletes::touches(range, &table.meta))
     };
     version.range_deletes.list().iter().filter(|range| !needed(range)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::builder::TableMeta;
+
+    fn table(number: u64) -> TableMeta {
+        TableMeta {
+            number,
+            uid: 1,
+            len: 100,
+            entries: 2,
+            deletes: 1,
+            raw_bytes: 10,
+            smallest: b"a".to_vec(),
+            largest: b"b".to_vec(),
+            min_seq: 3,
+            max_seq: 5,
+            written_ms: 0,
+        }
+    }
+
+    #[test]
+    fn numbers_that_the_next_write_would_trip_over_are_refused() {
+        let range = RangeDelete { start: b"a".to_vec(), end: b"b".to_vec(), seq: 5, floor: 3 };
+        let sound = Edit {
+            next_file: Some(3),
+            durable_seq: Some(5),
+            add: vec![(0, table(1)), (1, table(2))],
+            add_ranges: vec![range],
+            ..Edit::default()
+        };
+        assert_eq!(check(&sound), Ok(()));
+        let wrong: [fn(&mut Edit); 10] = [
+            |edit| edit.durable_seq = Some(Seq::MAX),
+            |edit| edit.durable_seq = Some(4),
+            |edit| edit.next_file = Some(2),
+            |edit| edit.add[0].1.number = 2,
+            |edit| edit.add[0].1.deletes = 3,
+            |edit| edit.add[0].1.len = NUMBERS_END,
+            |edit| edit.add[0].1.entries = NUMBERS_END,
+            |edit| edit.add[0].1.smallest = b"c".to_vec(),
+            |edit| edit.add_ranges[0].seq = 6,
+            |edit| edit.add_ranges[0].floor = 4,
+        ];
+        for (n, change) in wrong.iter().enumerate() {
+            let mut edit = sound.clone();
+            change(&mut edit);
+            assert!(check(&edit).is_err(), "{n}");
+        }
+    }
 }
