@@ -38,6 +38,9 @@ pub mod batch;
 pub mod coding;
 pub mod engine;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod key;
 pub mod log;
