@@ -1,5 +1,6 @@
 //! Merging the tables of a job into new ones.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::compaction::picker::Job;
@@ -104,7 +105,12 @@ fn merge(
         if read % 4096 == 0 && stop() {
             return Ok(None);
         }
-        let newest = last.as_deref() != Some(entry.key);
+        let order = last.as_deref().map_or(Ordering::Greater, |last| entry.key.cmp(last));
+        if order == Ordering::Less {
+            let file = job.inputs[0].tables[0].name();
+            return Err(Error::corrupt(file, 0, "a compaction met keys that do not ascend"));
+        }
+        let newest = order == Ordering::Greater;
         let kept = newest
             && !version.range_deletes.covers(entry.key, entry.seq, Seq::MAX)
             && !(entry.op == Op::Delete && bottom.is_bottom(entry.key));
