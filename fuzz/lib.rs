@@ -1,5 +1,7 @@
-//! What the fuzz targets share: small stores and indexes to damage, and checksums put right after the damage, so that the
-//! decoders behind them are reached.
+//! What the fuzz targets share: small databases and indexes to damage, and checksums put right after the damage, so that
+//! the decoders behind them are reached. What the engine's targets do is in `engine/`.
+
+pub mod engine;
 
 use std::sync::Arc;
 
@@ -7,18 +9,6 @@ use lumen_engine::vfs::memory::Memory;
 use lumen_index::{
     Analyzed, Analyzer, Bm25, Field, FieldId, Index, Kind, NewDocument, Request, Schema, Stats, Value, View,
 };
-
-/// An engine in memory, without threads, the same each time.
-pub fn engine_options(vfs: &Memory) -> lumen_engine::Options {
-    lumen_engine::Options {
-        vfs: Arc::new(vfs.clone()),
-        segment_bytes: 2048,
-        cache_bytes: 8 << 10,
-        threads: 0,
-        random: || 0x5eed_5eed_5eed_5eed,
-        ..lumen_engine::Options::default()
-    }
-}
 
 /// A database in memory, without threads, the same each time.
 pub fn database_options(vfs: &Memory) -> lumen::Options {

@@ -45,6 +45,9 @@ pub mod engine;
 pub mod error;
 pub mod events;
 pub mod file_set;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 pub mod inspect;
 pub mod key;

@@ -39,6 +39,11 @@ impl<'a> Survivors<'a> {
         Survivors { floor, now, ranges, key: None, decided: false }
     }
 
+    /// Whether `key` may come after what was asked about before.
+    pub(crate) fn follow(&self, key: &[u8]) -> bool {
+        self.key.as_deref().is_none_or(|before| before <= key)
+    }
+
     /// `is_bottom` says whether nothing older than what is asked about may hold a key; asked with keys ascending.
     pub(crate) fn fate(&mut self, entry: &Entry<'_>, is_bottom: &mut dyn FnMut(&[u8]) -> bool) -> Fate {
         if self.key.as_deref() != Some(entry.key) {

@@ -125,6 +125,10 @@ fn merge(
         if read % 4096 == 0 && !goes_on() {
             return Ok(None);
         }
+        if !survivors.follow(entry.key) {
+            let file = job.inputs[0].tables[0].name();
+            return Err(Error::corrupt(file, 0, "a compaction met keys that do not ascend"));
+        }
         let fate = survivors.fate(&entry, &mut |key| bottom.is_bottom(key));
         if fate == Fate::Drop {
             dropped += 1;

@@ -192,8 +192,9 @@ pub(crate) trait Picker: Send + Sync {
             let reached = |target| version.overlapping(target, &table.meta.smallest, &table.meta.largest);
             let bytes: u64 = target.map_or(Vec::new(), reached).iter().map(|lower| lower.meta.len).sum();
             // A table of deletes alone counts double: they free what they reach.
-            let weight = table.meta.len + table.meta.len * table.meta.deletes / table.meta.entries.max(1);
-            bytes * 1024 / weight.max(1)
+            let deletes = u128::from(table.meta.len) * u128::from(table.meta.deletes);
+            let weight = u128::from(table.meta.len) + deletes / u128::from(table.meta.entries.max(1));
+            u128::from(bytes) * 1024 / weight.max(1)
         };
         let mut tables = version.slots[slot].clone();
         tables.sort_by_cached_key(|table| (ratio(table), table.meta.number));

@@ -325,7 +325,7 @@ impl Table {
                 let mut from = from.clone();
                 while let (Ok(()), Some(entry)) = (moved, index.entry()) {
                     let to = after(entry.key);
-                    let entries = self.salvage_block(opened, entry.value, handle.offset);
+                    let entries = self.salvage_block(opened, entry.value, handle.offset, &from, &to);
                     for (key, seq, op, value) in
                         or_damage(entries, &from, &to, &mut damage)?.unwrap_or_default()
                     {
@@ -345,19 +345,29 @@ impl Table {
         Ok(damage)
     }
 
-    /// All entries of a block, or none.
+    /// All entries of a block whose keys lie from `from` to before `to`, or none.
     fn salvage_block(
         &self,
         opened: &Opened,
         value: &[u8],
         at: u64,
+        from: &[u8],
+        to: &[u8],
     ) -> Result<Vec<(Vec<u8>, Seq, Op, Vec<u8>)>> {
         let handle = self.handle(opened, value, at)?;
         let raw = self.read_raw(&*opened.file, handle, BlockKind::Data)?;
         let mut cursor = BlockCursor::new(self.load_block(raw, handle)?);
-        let mut entries = Vec::new();
+        let mut entries: Vec<(Vec<u8>, Seq, Op, Vec<u8>)> = Vec::new();
         let mut moved = cursor.seek_first();
         while let (Ok(()), Some(entry)) = (moved, cursor.entry()) {
+            let ascends = entries
+                .last()
+                .is_none_or(|(key, seq, ..)| crate::key::compare(key, *seq, entry.key, entry.seq).is_lt());
+            // Versions of one key may be parted by the border between two blocks.
+            let is_parted = from.split_last().is_some_and(|(_, before)| before == entry.key);
+            if !ascends || (entry.key < from && !is_parted) || entry.key >= to {
+                return Err(self.corrupt(handle.offset, "keys do not ascend"));
+            }
             entries.push((entry.key.to_vec(), entry.seq, entry.op, entry.value.to_vec()));
             moved = cursor.next();
         }

@@ -25,6 +25,9 @@ pub(crate) const EXTENSION: &str = "manifest";
 /// Edits are folded into a fresh snapshot after this many bytes, or four times the last snapshot.
 const SNAPSHOT_AFTER_BYTES: u64 = 4 << 20;
 
+/// No table has so many bytes or entries; sums and products of less are counted with.
+const NUMBERS_END: u64 = 1 << 48;
+
 /// Builds live handles for what edits name.
 pub(crate) struct Files {
     pub vfs: Arc<dyn Vfs>,
@@ -228,7 +231,9 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
     }
     let mut numbers = std::collections::HashSet::new();
     for (_, meta) in &whole.add {
-        let is_sound = meta.deletes <= meta.entries
+        let blob_bytes = meta.blobs.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+        let is_sound = meta.len.max(meta.entries).max(meta.raw_bytes).max(blob_bytes) < NUMBERS_END
+            && meta.deletes.max(meta.expiring) <= meta.entries
             && meta.smallest <= meta.largest
             && meta.max_seq() <= durable
             && meta.number < next_file
@@ -236,6 +241,11 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
         if !is_sound {
             return Err(format!("table {} cannot be: {meta:?}, durable seq {durable}", meta.number));
         }
+    }
+    if let Some(meta) =
+        whole.add_blobs.iter().find(|meta| meta.len >= NUMBERS_END || meta.number >= next_file)
+    {
+        return Err(format!("blob file {} cannot be: {meta:?}", meta.number));
     }
     let cannot_be =
         |range: &&RangeDelete| range.seq > durable || (range.floor > next_file && range.floor != WAITING);

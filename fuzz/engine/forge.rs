@@ -1,0 +1,246 @@
+//! Stores made by hand: files with given bytes, manifests with given edits, and the checksums of log segments put right.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arbitrary::Arbitrary;
+use lumen_engine::coding::{put_slice, put_varint};
+use lumen_engine::log::{HEADER_BYTES, Kind, Log, LogOptions, RECORD_HEADER_BYTES};
+use lumen_engine::vfs::memory::Memory;
+use lumen_engine::vfs::{Mode, Vfs};
+use lumen_engine::{Engine, Options, Result, Snapshot};
+
+/// Where the stores are.
+pub const DIR: &str = "/db";
+
+/// Keys and values.
+pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// An engine in memory, without threads, the same each time.
+pub fn options(vfs: &Memory) -> Options {
+    Options {
+        vfs: Arc::new(vfs.clone()),
+        segment_bytes: 1024,
+        cache_bytes: 8 << 10,
+        threads: 0,
+        clock: || 1_000_000,
+        random: || 0x5eed_5eed_5eed_5eed,
+        ..Options::default()
+    }
+}
+
+/// Opens the store.
+pub fn open(vfs: &Memory) -> Result<Engine> {
+    Engine::open(DIR, options(vfs))
+}
+
+/// All rows of a snapshot, forward.
+pub fn rows(snapshot: &Snapshot) -> Result<Rows> {
+    let mut rows = Rows::new();
+    let mut scan = snapshot.scan(Bound::Unbounded, Bound::Unbounded);
+    while scan.next_row()? {
+        rows.insert(scan.key().to_vec(), scan.value().to_vec());
+    }
+    Ok(rows)
+}
+
+/// Files of the store that end so, in the order of their numbers.
+pub fn files(vfs: &Memory, ending: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    vfs.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == ending)).collect()
+}
+
+/// Makes a file of the store with these bytes.
+pub fn put_file(vfs: &Memory, name: &str, bytes: &[u8]) {
+    vfs.create_dir(Path::new(DIR)).expect("nothing fails");
+    let file = vfs.open(&Path::new(DIR).join(name), Mode::Create).expect("a new file");
+    file.write_at(bytes, 0).expect("nothing fails");
+    file.sync().expect("nothing fails");
+    vfs.sync_dir(Path::new(DIR)).expect("nothing fails");
+}
+
+/// Appends records to the manifest of the store, or starts one.
+pub fn append_to_manifest(vfs: &Memory, records: impl IntoIterator<Item = (Kind, Vec<u8>)>) {
+    vfs.create_dir(Path::new(DIR)).expect("nothing fails");
+    let options = LogOptions {
+        dir: DIR.into(),
+        extension: "manifest",
+        segment_bytes: 4096,
+        first_segment_bytes: 4096,
+        uuid: None,
+        random: || 0x5eed_5eed_5eed_5eed,
+    };
+    let (log, recovery) =
+        Log::open(Arc::new(vfs.clone()), options, None, 1, &mut |_, _, _| Ok(())).expect("undamaged");
+    let mut seq = recovery.last_seq.unwrap_or(0);
+    for (kind, payload) in records {
+        seq += 1;
+        log.append(seq, kind, &[&payload]).expect("nothing fails");
+    }
+    log.sync(log.end()).expect("nothing fails");
+    log.vouch().expect("nothing fails");
+}
+
+/// The payloads of the manifest's records.
+pub fn manifest_payloads(vfs: &Memory) -> Vec<Vec<u8>> {
+    let options = LogOptions {
+        dir: DIR.into(),
+        extension: "manifest",
+        segment_bytes: 4096,
+        first_segment_bytes: 4096,
+        uuid: None,
+        random: || 0,
+    };
+    let mut payloads = Vec::new();
+    let mut visit = |_, _, payload: &[u8]| {
+        payloads.push(payload.to_vec());
+        Ok(())
+    };
+    Log::open(Arc::new(vfs.fork()), options, None, 1, &mut visit).expect("undamaged");
+    payloads
+}
+
+/// A field of an edit, as `engine/src/version/edit.rs` draws them. Only here is it known how they are encoded.
+#[derive(Debug, Arbitrary)]
+pub enum Field {
+    NextFile(u64),
+    DurableSeq(u64),
+    State(Vec<u8>),
+    /// Number, uid, length, entries, deletes, raw bytes, smallest and largest seq, time of writing.
+    Table {
+        level: u8,
+        numbers: [u64; 9],
+        smallest: Vec<u8>,
+        largest: Vec<u8>,
+    },
+    TableGone(u64),
+    Attachment {
+        number: u64,
+        kind: u8,
+        len: u64,
+        crc: u32,
+        note: Vec<u8>,
+    },
+    AttachmentGone(u64),
+    RangeDelete {
+        start: Vec<u8>,
+        end: Vec<u8>,
+        seq: u64,
+        floor: u64,
+    },
+    LogPosition {
+        segment: u64,
+        offset: u64,
+    },
+    RangeDeleteGone {
+        start: Vec<u8>,
+        end: Vec<u8>,
+        seq: u64,
+        floor: u64,
+    },
+}
+
+impl Field {
+    /// Appends the encoding.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let numbers = |out: &mut Vec<u8>, tag: u8, numbers: &[u64]| {
+            out.push(tag);
+            numbers.iter().for_each(|number| put_varint(out, *number));
+        };
+        let range = |out: &mut Vec<u8>, tag: u8, start: &[u8], end: &[u8], after: [u64; 2]| {
+            out.push(tag);
+            put_slice(out, start);
+            put_slice(out, end);
+            after.iter().for_each(|number| put_varint(out, *number));
+        };
+        match self {
+            Field::NextFile(number) => numbers(out, 1, &[*number]),
+            Field::DurableSeq(seq) => numbers(out, 2, &[*seq]),
+            Field::State(state) => {
+                out.push(3);
+                put_slice(out, state);
+            }
+            Field::Table { level, numbers: table, smallest, largest } => {
+                out.extend_from_slice(&[4, *level]);
+                table.iter().for_each(|number| put_varint(out, *number));
+                put_slice(out, smallest);
+                put_slice(out, largest);
+            }
+            Field::TableGone(number) => numbers(out, 5, &[*number]),
+            Field::Attachment { number, kind, len, crc, note } => {
+                numbers(out, 6, &[*number]);
+                out.push(*kind);
+                put_varint(out, *len);
+                put_varint(out, u64::from(*crc));
+                put_slice(out, note);
+            }
+            Field::AttachmentGone(number) => numbers(out, 7, &[*number]),
+            Field::RangeDelete { start, end, seq, floor } => range(out, 8, start, end, [*seq, *floor]),
+            Field::LogPosition { segment, offset } => numbers(out, 9, &[*segment, *offset]),
+            Field::RangeDeleteGone { start, end, seq, floor } => range(out, 10, start, end, [*seq, *floor]),
+        }
+    }
+}
+
+/// Four little-endian bytes.
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// Eight little-endian bytes.
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// A record of a log segment, as `engine/src/log/mod.rs` draws it.
+pub struct Record<'a> {
+    pub crc: u32,
+    pub synced: u64,
+    pub seq: u64,
+    pub kind: u8,
+    pub payload: &'a [u8],
+    pub end: usize,
+}
+
+/// The record at `at`, if one with this tag and a right checksum is there.
+pub fn record(segment: &[u8], at: usize, tag: u32) -> Option<Record<'_>> {
+    let end = record_end(segment, at)?;
+    let crc = u32_at(segment, at);
+    let is_sound = u32_at(segment, at + 8) == tag && crc32fast::hash(&segment[at + 4..end]) == crc;
+    is_sound.then(|| Record {
+        crc,
+        synced: u64::from(u32_at(segment, at + 12)) * 8,
+        seq: u64_at(segment, at + 16),
+        kind: segment[at + RECORD_HEADER_BYTES],
+        payload: &segment[at + RECORD_HEADER_BYTES + 1..end],
+        end: end.next_multiple_of(8),
+    })
+}
+
+/// Where the bytes of the record at `at` end, by its own account.
+fn record_end(segment: &[u8], at: usize) -> Option<usize> {
+    let room = segment.len().checked_sub(at + RECORD_HEADER_BYTES)?;
+    let len = u32_at(segment, at + 4) as usize;
+    (0 < len && len <= room).then_some(at + RECORD_HEADER_BYTES + len)
+}
+
+/// Puts the checksums of a segment's header and records right, and what the header says of the segment before it.
+/// Answers where the records end and the checksum of the last, which is what the header of the next says.
+pub fn seal_segment(segment: &mut [u8], number: u64, previous: (u64, u32)) -> Option<(u64, u32)> {
+    segment.get(..HEADER_BYTES)?;
+    let tag = u32_at(segment, 12);
+    segment[16..24].copy_from_slice(&number.to_le_bytes());
+    segment[48..56].copy_from_slice(&previous.0.to_le_bytes());
+    segment[56..60].copy_from_slice(&previous.1.to_le_bytes());
+    let crc = crc32fast::hash(&segment[..60]);
+    segment[60..64].copy_from_slice(&crc.to_le_bytes());
+    let (mut at, mut crc) = (HEADER_BYTES, 0);
+    while let Some(end) = record_end(segment, at) {
+        segment[at + 8..at + 12].copy_from_slice(&tag.to_le_bytes());
+        crc = crc32fast::hash(&segment[at + 4..end]);
+        segment[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        at = end.next_multiple_of(8);
+    }
+    Some((at as u64, crc))
+}
