@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::batch::{Batch, Operation};
+use crate::blob;
 use crate::coding::Decoder;
 use crate::log::{self, Kind};
 use crate::quarantine::Quarantine;
@@ -204,6 +205,23 @@ fn each_handle(index: Block, out: &mut dyn Write, each: &mut Each<'_>) -> io::Re
         moved = cursor.next();
     }
     if moved.is_err() { writeln!(out, "DAMAGE: malformed index") } else { Ok(()) }
+}
+
+/// Writes a blob file as text: its values in order.
+pub fn blobs(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    let Some((uid, values)) = blob::read_all(bytes) else {
+        return writeln!(out, "{name}: no blob file: the magic number is missing");
+    };
+    writeln!(out, "blob file uid {uid:016x}, {} bytes, {} values", bytes.len(), values.len())?;
+    for (offset, codec, value) in values {
+        match value {
+            Ok(value) => {
+                writeln!(out, "{offset:>10}  {} bytes, {codec}  {}", value.len(), printable(&value))?
+            }
+            Err(reason) => writeln!(out, "{offset:>10}  DAMAGE: {codec}: {reason}")?,
+        }
+    }
+    Ok(())
 }
 
 fn block_text(block: Block, out: &mut dyn Write) -> io::Result<()> {
