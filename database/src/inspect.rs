@@ -13,7 +13,8 @@ fn io_error(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 }
 
 /// How the names of files end that can be read.
-pub const ENDINGS: [&str; 6] = [".manifest", ".log", ".wal", ".sst", ".att", "-spare"];
+pub const ENDINGS: [&str; 8] =
+    [".manifest", ".log", ".wal", ".sst", ".sst.damaged", ".blob", ".att", "-spare"];
 
 /// Whether a file is one of ours, by its name.
 pub fn is_known(path: &Path) -> bool {
@@ -29,7 +30,8 @@ pub fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
     let bytes = fs::read(path).map_err(io_error(path))?;
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let written = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("sst") => lumen_engine::inspect::table(&name, &bytes, out),
+        Some("sst" | "damaged") => lumen_engine::inspect::table(&name, &bytes, out),
+        Some("blob") => lumen_engine::inspect::blobs(&name, &bytes, out),
         Some("log" | "wal" | "manifest") => {
             lumen_engine::inspect::log_segment(&name, &bytes, out, &|payload| write::describe(payload))
         }
@@ -71,6 +73,8 @@ fn folder(path: &Path, out: &mut dyn Write) -> Result<()> {
             Some("log") => "journal",
             Some("wal") => "write-ahead log",
             Some("sst") => "table of documents",
+            Some("blob") => "long values",
+            Some("damaged") => "a table of which a part could not be read",
             Some("att") => "index segment or deletes",
             Some(ending) if ending.ends_with("-spare") => "a log segment in waiting",
             _ if name == "LOCK" => "held by the process that has the folder open",

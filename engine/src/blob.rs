@@ -2,9 +2,12 @@
 //! tables hold handles.
 //!
 //! ```text
-//! file:    │ magic "LMNBLB01" │ uid: u64 │ value, sealed as a block of a table … │
-//! handle:  │ uid of the file: u64 │ offset: varint │ length, with the trailer: varint │
+//! file:    │ magic "LMNBLB01" │ uid: u64 │ value … │
+//! value:   │ length: u32 │ sealed as a block of a table, of that length │
+//! handle:  │ uid of the file: u64 │ offset of the block: varint │ its length: varint │
 //! ```
+//!
+//! The length in front is for who reads the file without a table: `inspect`.
 //!
 //! Handles name a file by its uid, so that tables and blob files may move to another store under other numbers.
 //!
@@ -29,6 +32,7 @@ use crate::vfs::{File, Mode, Vfs};
 
 const MAGIC: [u8; 8] = *b"LMNBLB01";
 const HEADER_BYTES: usize = 16;
+const LENGTH_BYTES: usize = 4;
 /// Unwritten bytes at which the writer writes them out.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -191,8 +195,9 @@ impl BlobWriter {
 
     /// Adds a value.
     pub(crate) fn add(&mut self, value: &[u8]) -> Result<BlobHandle> {
-        let offset = self.size();
+        let offset = self.size() + LENGTH_BYTES as u64;
         let bytes = footer::seal(value, BlockKind::Blob, self.codec, self.meta.uid, offset);
+        self.buffer.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         self.buffer.extend_from_slice(&bytes);
         if self.buffer.len() >= WRITE_BYTES {
             self.write_out()?;
@@ -218,4 +223,26 @@ impl BlobWriter {
         self.buffer.clear();
         Ok(())
     }
+}
+
+/// The values of a blob file in order: where each lies, how it is packed and what it is, or how it is damaged. `None` for
+/// bytes that are no blob file.
+pub(crate) fn read_all(
+    bytes: &[u8],
+) -> Option<(u64, Vec<(u64, &'static str, std::result::Result<Vec<u8>, String>)>)> {
+    let header = bytes.get(..HEADER_BYTES).filter(|header| header[..8] == MAGIC)?;
+    let (uid, mut at, mut values) = (u64_at(header, 8), HEADER_BYTES, Vec::new());
+    while let Some(length) = bytes.get(at..at + LENGTH_BYTES) {
+        let offset = at + LENGTH_BYTES;
+        let len = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        let Some(sealed) = offset.checked_add(len).and_then(|end| bytes.get(offset..end)) else {
+            values.push((offset as u64, "cut off", Err(format!("{len} bytes are said to follow"))));
+            break;
+        };
+        let value =
+            footer::open(sealed, BlockKind::Blob, uid, offset as u64).map_err(|reason| reason.into_owned());
+        values.push((offset as u64, footer::codec_name(sealed), value));
+        at = offset + len;
+    }
+    Some((uid, values))
 }

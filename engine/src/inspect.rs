@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::batch::{Batch, Operation};
+use crate::blob::{self, BlobHandle};
 use crate::coding::Decoder;
 use crate::log::{self, Kind};
 use crate::quarantine::Quarantine;
@@ -206,11 +207,40 @@ fn each_handle(index: Block, out: &mut dyn Write, each: &mut Each<'_>) -> io::Re
     if moved.is_err() { writeln!(out, "DAMAGE: malformed index") } else { Ok(()) }
 }
 
+/// Writes a blob file as text: its values in order.
+pub fn blobs(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    let Some((uid, values)) = blob::read_all(bytes) else {
+        return writeln!(out, "{name}: no blob file: the magic number is missing");
+    };
+    writeln!(out, "blob file uid {uid:016x}, {} bytes, {} values", bytes.len(), values.len())?;
+    for (offset, codec, value) in values {
+        match value {
+            Ok(value) => {
+                writeln!(out, "{offset:>10}  {} bytes, {codec}  {}", value.len(), printable(&value))?
+            }
+            Err(reason) => writeln!(out, "{offset:>10}  DAMAGE: {codec}: {reason}")?,
+        }
+    }
+    Ok(())
+}
+
 fn block_text(block: Block, out: &mut dyn Write) -> io::Result<()> {
     let mut cursor = BlockCursor::new(std::sync::Arc::new(block));
     let mut moved = cursor.seek_first();
     while let (Ok(()), Some(entry)) = (moved, cursor.entry()) {
-        writeln!(out, "  {} @{} {:?} {}", printable(entry.key), entry.seq, entry.op, printable(entry.value))?;
+        let (key, value) = (printable(entry.key), entry.value.get(entry.op.prefix_bytes()..));
+        write!(out, "  {key} @{} {:?} ", entry.seq, entry.op)?;
+        if let Some(expiry) = entry.expiry() {
+            write!(out, "{expiry} ms ")?;
+        }
+        match entry.blob_handle() {
+            Some(Ok(handle)) => {
+                let BlobHandle { file, offset, len } = handle;
+                writeln!(out, "{len} bytes at {offset} of blob file {file:016x}")?;
+            }
+            Some(Err(_)) => writeln!(out, "DAMAGE: malformed handle")?,
+            None => writeln!(out, "{}", value.map_or("DAMAGE: too short".into(), printable))?,
+        }
         moved = cursor.next();
     }
     if moved.is_err() { writeln!(out, "  DAMAGE: malformed entry") } else { Ok(()) }

@@ -18,6 +18,9 @@ pub const DIR: &str = "/db";
 /// Keys and values.
 pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// The time in these stores, in milliseconds since 1970.
+pub const NOW: u64 = 1_000_000;
+
 /// An engine in memory, without threads, the same each time.
 pub fn options(vfs: &Memory) -> Options {
     Options {
@@ -25,7 +28,7 @@ pub fn options(vfs: &Memory) -> Options {
         segment_bytes: 1024,
         cache_bytes: 8 << 10,
         threads: 0,
-        clock: || 1_000_000,
+        clock: || NOW,
         random: || 0x5eed_5eed_5eed_5eed,
         ..Options::default()
     }
@@ -107,12 +110,16 @@ pub enum Field {
     NextFile(u64),
     DurableSeq(u64),
     State(Vec<u8>),
-    /// Number, uid, length, entries, deletes, raw bytes, smallest and largest seq, time of writing.
     Table {
         level: u8,
-        numbers: [u64; 9],
+        number: u64,
+        seq_base: u64,
+        len: u64,
+        /// uid, entries, deletes, expiring entries, last expiry, raw bytes, smallest and largest seq, time of writing.
+        properties: [u64; 9],
         smallest: Vec<u8>,
         largest: Vec<u8>,
+        blobs: Vec<(u64, u64)>,
     },
     TableGone(u64),
     Attachment {
@@ -124,6 +131,7 @@ pub enum Field {
     },
     AttachmentGone(u64),
     RangeDelete {
+        gone: bool,
         start: Vec<u8>,
         end: Vec<u8>,
         seq: u64,
@@ -133,52 +141,81 @@ pub enum Field {
         segment: u64,
         offset: u64,
     },
-    RangeDeleteGone {
+    Floor(u64),
+    Blob {
+        number: u64,
+        uid: u64,
+        len: u64,
+    },
+    BlobGone(u64),
+    Splits(Vec<Vec<u8>>),
+    Quarantine {
+        gone: bool,
         start: Vec<u8>,
         end: Vec<u8>,
-        seq: u64,
-        floor: u64,
+        max_seq: u64,
+        file: Vec<u8>,
+        offset: u64,
+        reason: Vec<u8>,
     },
 }
 
 impl Field {
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let numbers = |out: &mut Vec<u8>, tag: u8, numbers: &[u64]| {
+        let mut tagged = |tag: u8, numbers: &[u64]| {
             out.push(tag);
             numbers.iter().for_each(|number| put_varint(out, *number));
         };
-        let range = |out: &mut Vec<u8>, tag: u8, start: &[u8], end: &[u8], after: [u64; 2]| {
-            out.push(tag);
-            put_slice(out, start);
-            put_slice(out, end);
-            after.iter().for_each(|number| put_varint(out, *number));
-        };
         match self {
-            Field::NextFile(number) => numbers(out, 1, &[*number]),
-            Field::DurableSeq(seq) => numbers(out, 2, &[*seq]),
+            Field::NextFile(number) => tagged(1, &[*number]),
+            Field::DurableSeq(seq) => tagged(2, &[*seq]),
             Field::State(state) => {
-                out.push(3);
+                tagged(3, &[]);
                 put_slice(out, state);
             }
-            Field::Table { level, numbers: table, smallest, largest } => {
+            Field::Table { level, number, seq_base, len, properties, smallest, largest, blobs } => {
                 out.extend_from_slice(&[4, *level]);
-                table.iter().for_each(|number| put_varint(out, *number));
+                let numbers = [number, seq_base, len].into_iter().chain(properties);
+                numbers.for_each(|number| put_varint(out, *number));
                 put_slice(out, smallest);
                 put_slice(out, largest);
+                put_varint(out, blobs.len() as u64);
+                blobs.iter().flat_map(|blob| [blob.0, blob.1]).for_each(|number| put_varint(out, number));
             }
-            Field::TableGone(number) => numbers(out, 5, &[*number]),
+            Field::TableGone(number) => tagged(5, &[*number]),
             Field::Attachment { number, kind, len, crc, note } => {
-                numbers(out, 6, &[*number]);
+                tagged(6, &[*number]);
                 out.push(*kind);
                 put_varint(out, *len);
                 put_varint(out, u64::from(*crc));
                 put_slice(out, note);
             }
-            Field::AttachmentGone(number) => numbers(out, 7, &[*number]),
-            Field::RangeDelete { start, end, seq, floor } => range(out, 8, start, end, [*seq, *floor]),
-            Field::LogPosition { segment, offset } => numbers(out, 9, &[*segment, *offset]),
-            Field::RangeDeleteGone { start, end, seq, floor } => range(out, 10, start, end, [*seq, *floor]),
+            Field::AttachmentGone(number) => tagged(7, &[*number]),
+            Field::RangeDelete { gone, start, end, seq, floor } => {
+                tagged(if *gone { 10 } else { 8 }, &[]);
+                put_slice(out, start);
+                put_slice(out, end);
+                put_varint(out, *seq);
+                put_varint(out, *floor);
+            }
+            Field::LogPosition { segment, offset } => tagged(9, &[*segment, *offset]),
+            Field::Floor(seq) => tagged(11, &[*seq]),
+            Field::Blob { number, uid, len } => tagged(12, &[*number, *uid, *len]),
+            Field::BlobGone(uid) => tagged(13, &[*uid]),
+            Field::Splits(keys) => {
+                tagged(14, &[keys.len() as u64]);
+                keys.iter().for_each(|key| put_slice(out, key));
+            }
+            Field::Quarantine { gone, start, end, max_seq, file, offset, reason } => {
+                tagged(if *gone { 16 } else { 15 }, &[]);
+                put_slice(out, start);
+                put_slice(out, end);
+                put_varint(out, *max_seq);
+                put_slice(out, file);
+                put_varint(out, *offset);
+                put_slice(out, reason);
+            }
         }
     }
 }

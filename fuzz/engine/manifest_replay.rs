@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::log::Kind;
 use lumen_engine::vfs::memory::Memory;
-use lumen_engine::{Batch, Durability, Engine, Error, inspect};
+use lumen_engine::{Batch, Durability, Engine, Error, Options, inspect};
 
 use super::forge::{self, Field, Rows};
 
@@ -38,7 +38,7 @@ enum Payload {
     Raw(Vec<u8>),
 }
 
-/// A store of a few tables, a range delete and an attachment, and what it holds.
+/// A store of a few tables, a blob file, a range delete and an attachment, and what it holds.
 struct Base {
     vfs: Memory,
     payloads: Vec<Vec<u8>>,
@@ -52,10 +52,11 @@ fn base() -> &'static Base {
 
 fn make() -> Result<Base, Error> {
     let vfs = Memory::new();
-    let engine = forge::open(&vfs)?;
+    let options = Options { blob_bytes: 100, ..forge::options(&vfs) };
+    let engine = Engine::open(forge::DIR, options)?;
     for round in 0..3u8 {
         let mut batch = Batch::new();
-        (0..20u8).for_each(|n| batch.put(&[b'k', n * 3 + round], &[round; 30]));
+        (0..20u8).for_each(|n| batch.put(&[b'k', n * 3 + round], &vec![round; 5 * usize::from(n) + 15]));
         engine.write(&batch, Durability::Sync)?;
         if round == 1 {
             engine.settle()?;

@@ -21,8 +21,10 @@ pub struct Input {
     rows: u8,
     /// From one key to the next.
     step: u8,
-    /// Lengths of values, over and over; 0 is a delete.
+    /// Lengths of values, over and over; 0 is a delete, and an odd one is there for a time.
     lens: [u8; 6],
+    /// Whether long values lie in a blob file.
+    blobs: bool,
     /// Whether values are alike, so that blocks are packed.
     packed: bool,
     /// Bytes of a data block, in steps of 32.
@@ -98,7 +100,8 @@ fn damage(table: &mut [u8], input: &Input) {
 pub fn run(input: &Input) {
     let vfs = Memory::new();
     let block_bytes = 32 * (1 + usize::from(input.block_bytes));
-    let options = || Options { block_bytes, level0_tables: 2, ..forge::options(&vfs) };
+    let blob_bytes = if input.blobs { 100 } else { usize::MAX };
+    let options = || Options { block_bytes, blob_bytes, level0_tables: 2, ..forge::options(&vfs) };
     let mut batch = Batch::new();
     let mut rows = Rows::from([(b"first".to_vec(), b"row".to_vec())]);
     batch.put(b"first", b"row");
@@ -110,7 +113,10 @@ pub fn run(input: &Input) {
         if len == 0 {
             batch.delete(&key);
         } else {
-            batch.put(&key, &value);
+            match len % 2 {
+                0 => batch.put(&key, &value),
+                _ => batch.put_until(&key, &value, forge::NOW + 1),
+            }
             rows.insert(key.to_vec(), value);
         }
     }

@@ -141,7 +141,13 @@ fn apply(payload: &[u8], rows: &mut Rows) -> Option<()> {
         let mut decoder = Decoder::new(payload);
         for _ in 0..decoder.varint()? {
             match decoder.u8()? {
-                0 => drop(rows.insert(decoder.slice()?.to_vec(), decoder.slice()?.to_vec())),
+                op @ (0 | 3) => {
+                    let (key, value) = (decoder.slice()?.to_vec(), decoder.slice()?.to_vec());
+                    rows.insert(key.clone(), value);
+                    if op == 3 && decoder.varint()? <= forge::NOW {
+                        rows.remove(&key);
+                    }
+                }
                 1 => drop(rows.remove(decoder.slice()?)),
                 2 => {
                     let (start, end) = (decoder.slice()?, decoder.slice()?);
@@ -229,9 +235,10 @@ pub fn sample(seed: u32) -> Vec<u8> {
         let mut batch = Batch::new();
         for _ in 0..below(4) {
             let (key, end) = ([b'k', below(8) as u8], [b'k', below(8) as u8]);
-            match below(4) {
+            match below(6) {
                 0 => batch.delete(&key),
                 1 => batch.delete_range(&key, &end),
+                2 => batch.put_until(&key, b"for a time", forge::NOW + below(2)),
                 _ => batch.put(&key, &vec![b'v'; below(60) as usize]),
             }
         }

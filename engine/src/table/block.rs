@@ -345,10 +345,8 @@ impl BlockCursor {
 
     fn decode_next(&mut self) -> Result<(), BadBlock> {
         let entry = self.block.decode(self.next_key, self.value.end)?;
-        let keep = self.block.common + entry.shared;
-        if keep > self.key.len() {
-            return Err(BadBlock);
-        }
+        let keep = self.block.common.checked_add(entry.shared).filter(|&keep| keep <= self.key.len());
+        let keep = keep.ok_or(BadBlock)?;
         self.key.truncate(keep);
         self.key.extend_from_slice(entry.suffix);
         (self.value, self.next_key, self.seq, self.op) = (entry.value, entry.next, entry.seq, entry.op);

@@ -5,6 +5,8 @@
 //! close · kill                orderly, or as when the process dies
 //! power_cut                   everything that was not synced is lost, and the process dies
 //! put a=1 b=x*20              one batch; x*20 is twenty times x
+//! put c=1@50                  an entry that is there until 50 ms after the script's beginning
+//! now 50                      moves the clock there
 //! delete a b..d               one batch; b..d is every key from b up to d, without d
 //! put …; delete …             one batch of both
 //! buffered put …              one that does not wait for the disk
@@ -19,6 +21,10 @@
 //! detach n · attached
 //! inspect FILE                a log, table or manifest as text
 //! flip FILE n · cut FILE n · zero FILE n m · remove FILE · leave 9.sst
+//! past 3 a b                  values as of seq 3
+//! checkpoint /dir             a copy
+//! ingest b..d c=3             rows past the log, in place of what lies from b to d
+//! scrub                       reads everything and isolates damage
 //! verify                      reads everything and reports damage
 //! ```
 //!
@@ -37,6 +43,14 @@ use lumen_engine::vfs::{Mode, Vfs};
 use lumen_engine::{Batch, Durability, Engine, Error, Options, Snapshot, inspect};
 
 const DIR: &str = "/store";
+
+/// When scripts begin, in milliseconds since 1970.
+const BEGIN: u64 = 1_700_000_000_000;
+
+thread_local! {
+    /// Milliseconds since a script's beginning, as it wants them.
+    static NOW: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
 
 pub(crate) struct World {
     vfs: Memory,
@@ -86,7 +100,12 @@ fn batch(text: &str) -> Batch {
             ["put", ref pairs @ ..] => {
                 for pair in pairs {
                     let (key, text) = pair.split_once('=').expect("key=value");
-                    batch.put(key.as_bytes(), &value(text));
+                    match text.split_once('@') {
+                        Some((text, ms)) => {
+                            batch.put_until(key.as_bytes(), &value(text), BEGIN + number::<u64>(ms))
+                        }
+                        None => batch.put(key.as_bytes(), &value(text)),
+                    }
                 }
             }
             ["delete", ref keys @ ..] => {
@@ -110,6 +129,7 @@ fn batch(text: &str) -> Batch {
 
 impl World {
     pub(crate) fn new() -> World {
+        NOW.set(0);
         let (vfs, snapshots) = (Memory::new(), BTreeMap::new());
         World { vfs, engine: None, snapshots, edits_shown: 0 }
     }
@@ -160,6 +180,25 @@ impl World {
                 self.vfs.remove(&self.path(file)).expect("just listed");
                 self.vfs.sync_dir(Path::new(DIR)).expect("nothing fails");
             }
+            ["scrub"] => {
+                for error in self.engine().scrub(&mut |_, _| true)? {
+                    print(out, error.to_string());
+                }
+            }
+            ["now", ms] => NOW.set(number(ms)),
+            ["past", seq, ref keys @ ..] => {
+                let snapshot = self.engine().snapshot_of(number(seq))?;
+                for key in keys {
+                    let found = snapshot.get(key.as_bytes())?;
+                    let text = found.map_or("not there".into(), |value| inspect::printable(&value));
+                    print(out, format!("{key} at {seq}: {text}"));
+                }
+            }
+            ["checkpoint", dir] => {
+                let seq = self.engine().checkpoint(dir, &mut |_, _| true)?;
+                print(out, format!("checkpoint of seq {}", seq.expect("not stopped")));
+            }
+            ["ingest", ref words @ ..] => self.ingest(words)?,
             ["verify"] => {
                 for error in self.engine().verify(&mut |_, _| true)? {
                     print(out, error.to_string());
@@ -187,6 +226,7 @@ impl World {
             segment_bytes: 4096,
             cache_bytes: 64 << 10,
             random: || 0x0123_4567_89ab_cdef,
+            clock: || BEGIN + NOW.get(),
             ..Options::default()
         };
         for word in words {
@@ -199,6 +239,8 @@ impl World {
                 "level_bytes" => options.level_bytes = number(value),
                 "level0_tables" => options.level0_tables = number(value),
                 "segment_bytes" => options.segment_bytes = number(value),
+                "blob_bytes" => options.blob_bytes = number(value),
+                "retain_seqs" => options.retain_seqs = number(value),
                 _ => panic!("no such option: {name}"),
             }
         }
@@ -227,6 +269,19 @@ impl World {
         engine.publish(seq);
         engine.freeze(seq, Some(Box::new(File(number(kind), text.into()))))?;
         engine.work()
+    }
+
+    /// `ingest a=1 b=2` or `ingest b..d c=3`, which replaces what lies between.
+    fn ingest(&self, words: &[&str]) -> Result<(), Error> {
+        let mut ingestion = self.engine().ingest();
+        for word in words {
+            match (word.split_once('='), word.split_once("..")) {
+                (Some((key, text)), _) => ingestion.put(key.as_bytes(), &value(text))?,
+                (None, Some((start, end))) => ingestion.replace(start.as_bytes(), end.as_bytes()),
+                (None, None) => panic!("ingest [start..end] key=value …"),
+            }
+        }
+        ingestion.commit().map(drop)
     }
 
     fn at(&self, name: Option<&str>) -> Snapshot {
@@ -308,6 +363,8 @@ impl World {
         let mut out = Vec::new();
         let written = if name.ends_with(".sst") {
             inspect::table(&name, &bytes, &mut out)
+        } else if name.ends_with(".blob") {
+            inspect::blobs(&name, &bytes, &mut out)
         } else {
             inspect::log_segment(&name, &bytes, &mut out, &|_| String::new())
         };
