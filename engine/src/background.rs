@@ -160,7 +160,18 @@ impl Background {
     pub(crate) fn pick(&self, work: &Work) -> Option<(Arc<Version>, Job)> {
         let shared = &self.shared;
         let version = shared.view.load().version.clone();
-        let limits = Limits { claims: &work.claims, room: shared.room() };
+        let mut claims = work.claims.clone();
+        // What was begun before goes first, and keeps all else away from its tables.
+        for progress in &version.progress {
+            let Some(job) = progress.job(&version) else { continue };
+            let limits =
+                Limits { claims: &work.claims, room: shared.room().saturating_add(progress.bytes()) };
+            if limits.allow(&job) {
+                return Some((version, job));
+            }
+            claims.push(job.claim(0));
+        }
+        let limits = Limits { claims: &claims, room: shared.room() };
         let job = shared.picker.pick(&version, shared.options.now_ms(), &limits)?;
         Some((version, job))
     }

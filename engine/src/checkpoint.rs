@@ -37,7 +37,7 @@ pub(crate) fn write(
         link_or_copy(vfs, &shared.dir.join(&name), &dir.join(&name))?;
     }
     vfs.sync_dir(dir).map_err(|e| sync_failed(dir, &e.0))?;
-    manifest::write_alone(dir, &shared.options, version, shared.peek_next_file())?;
+    manifest::write_alone(dir, &shared.options, &version.without_progress(), shared.peek_next_file())?;
     Ok(Some(version.durable_seq))
 }
 

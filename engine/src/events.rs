@@ -20,12 +20,19 @@ pub enum Event {
     Compacted {
         /// Why: a name of [`Stats::compactions_by_reason`](crate::stats::Stats::compactions_by_reason).
         reason: &'static str,
-        /// Bytes of the tables that went in.
+        /// Bytes read of the tables that went in.
         read: u64,
-        /// Bytes written.
+        /// Bytes written since it began, or went on in this opening.
         written: u64,
         /// How long it took.
         took: Duration,
+    },
+    /// A compaction goes on that an earlier opening began.
+    Resumed {
+        /// Why it was begun: as for [`Event::Compacted`].
+        reason: &'static str,
+        /// Bytes that it has written before.
+        written: u64,
     },
     /// A writer had to wait.
     Stalled {

@@ -51,7 +51,7 @@ impl FileSet {
 
     /// What the receiver has to know: an edit from nothing, encoded.
     pub fn manifest(&self) -> Vec<u8> {
-        manifest::whole(&self.version, self.shared.peek_next_file(), None).encode()
+        manifest::whole(&self.version.without_progress(), self.shared.peek_next_file(), None).encode()
     }
 
     /// All files.
@@ -134,6 +134,7 @@ pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result
 pub(crate) fn install(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<Seq> {
     let vfs = &*shared.options.vfs;
     let mut edit = decode(manifest)?;
+    edit.progress.clear();
     let seq = edit.durable_seq.unwrap_or(0);
     let base = shared.reserve_files(edit.next_file.unwrap_or(1));
     let before = shared.view.load().version.clone();

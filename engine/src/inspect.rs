@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::batch::{Batch, Operation};
 use crate::blob::{self, BlobHandle};
 use crate::coding::Decoder;
+use crate::compaction::progress::Progress;
 use crate::log::{self, Kind};
 use crate::quarantine::Quarantine;
 use crate::table::block::{Block, BlockCursor};
@@ -73,6 +74,8 @@ fn edit_text(edit: &Edit) -> String {
             .map(|meta| format!("+blobs {} {:016x} {} bytes", meta.number, meta.uid, meta.len)),
     );
     parts.extend(edit.remove_blobs.iter().map(|uid| format!("-blobs {uid:016x}")));
+    parts.extend(edit.progress.iter().map(progress_text));
+    parts.extend(edit.remove_progress.iter().map(|table| format!("-compaction of table {table}")));
     for (sign, quarantines) in [('+', &edit.add_quarantines), ('-', &edit.remove_quarantines)] {
         parts.extend(quarantines.iter().map(|quarantine| format!("{sign}{}", quarantine_text(quarantine))));
     }
@@ -87,6 +90,11 @@ fn edit_text(edit: &Edit) -> String {
         }));
     }
     parts.join("; ")
+}
+
+fn progress_text(progress: &Progress) -> String {
+    let (next, bytes) = (printable(&progress.next_key), progress.bytes());
+    format!("compaction of table {} up to {next}, {bytes} bytes written", progress.id())
 }
 
 fn quarantine_text(quarantine: &Quarantine) -> String {
@@ -111,6 +119,7 @@ pub(crate) fn version(version: &Version) -> String {
         format!("range delete {start}..{end} before seq {}", range.seq)
     }));
     lines.extend(version.quarantines.iter().map(quarantine_text));
+    lines.extend(version.progress.iter().map(|progress| progress_text(progress)));
     let used = version.blob_bytes_used();
     lines.extend(version.blobs.values().map(|blob| {
         let used = used.get(&blob.meta.uid).copied().unwrap_or(0);

@@ -65,6 +65,9 @@ pub struct Options {
     pub retain_seqs: u64,
     /// Size in bytes of a table that compaction writes. Default 32 MiB.
     pub table_bytes: u64,
+    /// Bytes that a compaction writes before it notes in the manifest how far it has come, so that one which a close or a
+    /// kill interrupts goes on from there. Default 256 MiB.
+    pub resume_bytes: u64,
     /// How tables are merged. Default [`Compaction::Leveled`].
     pub compaction: Compaction,
     /// Bytes that the first level below level 0 may hold; each further one holds ten times as much. Default 128 MiB.
@@ -110,6 +113,7 @@ impl Default for Options {
             blob_bytes: usize::MAX,
             retain_seqs: 0,
             table_bytes: 32 << 20,
+            resume_bytes: 256 << 20,
             compaction: Compaction::Leveled,
             level_bytes: 128 << 20,
             level0_tables: 4,

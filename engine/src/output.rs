@@ -114,6 +114,23 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Goes on after tables and blob files that stay, whatever becomes of this.
+    pub(crate) fn follow(&mut self, tables: Vec<TableMeta>, blobs: Vec<BlobMeta>) {
+        (self.tables, self.blobs) = (tables, blobs);
+    }
+
+    /// Ends what is being written, and answers all that was.
+    pub(crate) fn so_far(&mut self) -> Result<(Vec<TableMeta>, Vec<BlobMeta>)> {
+        self.cut()?;
+        self.end_blob()?;
+        Ok((self.tables.clone(), self.blobs.clone()))
+    }
+
+    /// What was written so far stays.
+    pub(crate) fn keep(&mut self) {
+        self.written.clear();
+    }
+
     /// Bytes of the table that is being written.
     pub(crate) fn table_bytes(&self) -> u64 {
         self.table.as_ref().map_or(0, TableBuilder::size)
@@ -159,10 +176,9 @@ impl<'a> Output<'a> {
 
     /// What was written: tables and blob files.
     pub(crate) fn finish(mut self) -> Result<(Vec<TableMeta>, Vec<BlobMeta>)> {
-        self.cut()?;
-        self.end_blob()?;
-        self.written.clear();
-        Ok((std::mem::take(&mut self.tables), std::mem::take(&mut self.blobs)))
+        let written = self.so_far()?;
+        self.keep();
+        Ok(written)
     }
 
     fn table(&mut self) -> Result<&mut TableBuilder> {

@@ -111,11 +111,11 @@ pub(crate) fn isolate(shared: &Shared, table: &Arc<Table>) -> Result<bool> {
         let _ = shared.options.vfs.remove(&kept);
         let path = shared.table_path(table.meta.number);
         let _ = shared.options.vfs.link(&path, &kept); // good to have; a file that is missing cannot be kept
-        if shared.commit_with(edit, How::Compaction(&version))? {
+        if shared.commit_with(edit, How::Compaction(version.floor))? {
             damage.into_iter().for_each(|(.., error)| shared.options.tell(&Event::Damaged(error)));
             return Ok(true);
         }
-        // A range delete has come meanwhile, which the new table does not heed: once more.
+        // The table has gone meanwhile, or its place was taken: once more.
         for path in &written {
             let _ = shared.options.vfs.remove(path); // or the next opening does
         }

@@ -153,9 +153,13 @@ impl Found {
     fn orphans(&self, version: &Version) -> Vec<PathBuf> {
         let is_live = |number: u64, name: &str| {
             if name.ends_with(".sst") {
+                let mut of_progress = version.progress.iter().flat_map(|progress| &progress.tables);
                 version.slots.iter().flatten().any(|table| table.meta.number == number)
+                    || of_progress.any(|meta| meta.number == number)
             } else if name.ends_with(".blob") {
+                let mut of_progress = version.progress.iter().flat_map(|progress| &progress.blobs);
                 version.blobs.values().any(|blob| blob.meta.number == number)
+                    || of_progress.any(|meta| meta.number == number)
             } else {
                 version.attachments.contains_key(&number)
             }

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::attachment::Frozen;
 use crate::blob::BlobHandle;
 use crate::compaction::picker::{Claim, Picker};
+use crate::compaction::progress::Progress;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::ingest;
@@ -24,7 +25,7 @@ use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::output;
 use crate::quarantine::Quarantine;
-use crate::range_delete::{RangeDelete, RangeDeletes};
+use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
 use crate::table::builder::TableMeta;
@@ -178,8 +179,8 @@ impl Work {
 pub(crate) enum How<'a> {
     /// A flush of this memtable, which goes in the same swap.
     Flush(&'a Arc<Memtable>),
-    /// A compaction that was planned on this version.
-    Compaction(&'a Version),
+    /// A compaction whose output heeds the range deletes up to this seq, and no others.
+    Compaction(Seq),
     /// Tables that were made elsewhere and are newer than all others; all memory is flushed, and nobody writes.
     Ingest,
     /// A set of files in place of everything.
@@ -264,7 +265,7 @@ impl Shared {
         let before = self.view.load().version.clone();
         let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
         match how {
-            How::Compaction(from) if !is_heeded(&edit, from, &before) => return Ok(false),
+            How::Compaction(_) if !fits(&edit, &before) => return Ok(false),
             How::Ingest => ingest::place(&before, &mut edit),
             How::Install => {
                 edit.remove = before.slots.iter().flatten().map(|table| table.meta.number).collect();
@@ -275,6 +276,7 @@ impl Shared {
             }
             _ => {}
         }
+        self.heed_later(&before, &mut edit, how);
         let mut after = (*before).clone();
         manifest::apply(&mut after, &edit, &self.files)?;
         // Tables that lie wholly under a range delete go in the same record, and then the deletes that nothing needs.
@@ -317,10 +319,15 @@ impl Shared {
         }
         edit.add_blobs.retain(|meta| is_used(&meta.uid));
         after.blobs.retain(|uid, _| is_used(uid));
+        // So does what a compaction has noted, with its first input that goes.
+        let has_ended = |progress: &&Arc<Progress>| progress.job(&after).is_none();
+        edit.remove_progress.extend(after.progress.iter().filter(has_ended).map(|progress| progress.id()));
+        after.progress.retain(|progress| !edit.remove_progress.contains(&progress.id()));
         let next_file = self.next_file.load(Ordering::Relaxed);
         edit.next_file = Some(next_file);
         // The names of new files must be durable before a record names them.
-        if !(edit.add.is_empty() && edit.add_blobs.is_empty() && edit.attachments.attach.is_empty()) {
+        let names_files = !(edit.add.is_empty() && edit.add_blobs.is_empty());
+        if names_files || !(edit.progress.is_empty() && edit.attachments.attach.is_empty()) {
             let synced = self.options.vfs.sync_dir(&self.dir);
             synced.map_err(|e| crate::log::sync_failed(&self.dir, &e.0))?;
         }
@@ -340,6 +347,7 @@ impl Shared {
                 attachment.make_obsolete();
             }
         }
+        self.remove_unfinished(&before, &after);
         drop(before);
         let _work = self.work.lock();
         let view = self.view.load();
@@ -355,6 +363,46 @@ impl Shared {
         self.swap(View::new(active, frozen, Arc::new(after)));
         self.bell.notify_all();
         Ok(true)
+    }
+
+    /// Tables that were written without heeding a range delete in force have to be rewritten for it: its floor rises above
+    /// their numbers.
+    fn heed_later(&self, before: &Version, edit: &mut Edit, how: How<'_>) {
+        let misses = |range: &RangeDelete, meta: &TableMeta| {
+            let after_all = RangeDelete { floor: u64::MAX, ..range.clone() };
+            meta.number >= range.floor && RangeDeletes::touches(&after_all, meta)
+        };
+        if let How::Compaction(floor) = how {
+            let in_force = before.range_deletes.list().iter().filter(|range| range.floor != WAITING);
+            let outputs = |range: &&RangeDelete| edit.add.iter().any(|(_, meta)| misses(range, meta));
+            let missed: Vec<_> =
+                in_force.filter(|range| range.seq > floor).filter(outputs).cloned().collect();
+            edit.add_ranges
+                .extend(missed.iter().cloned().map(|r| RangeDelete { floor: self.next_file(), ..r }));
+            edit.remove_ranges.extend(missed);
+            return;
+        }
+        // A compaction may have ended between the moment at which a range delete got its floor and now.
+        for range in edit.add_ranges.iter_mut().filter(|range| range.floor != WAITING) {
+            if before.slots.iter().flatten().any(|table| misses(range, &table.meta)) {
+                range.floor = self.next_file();
+            }
+        }
+    }
+
+    /// Removes what compactions have noted and will not end.
+    fn remove_unfinished(&self, before: &Version, after: &Version) {
+        let kept: Vec<u64> = after.progress.iter().flat_map(|progress| progress.numbers()).collect();
+        for progress in &before.progress {
+            let is_table = |number| after.slots.iter().flatten().any(|table| table.meta.number == number);
+            let is_blobs = |number| after.blobs.values().any(|blob| blob.meta.number == number);
+            for number in progress.numbers().filter(|number| !kept.contains(number)) {
+                if !is_table(number) && !is_blobs(number) {
+                    let _ = self.options.vfs.remove(&self.table_path(number)); // or the next opening does
+                    let _ = self.options.vfs.remove(&self.blob_path(number));
+                }
+            }
+        }
     }
 
     /// Lets readers see another view. Under `work`.
@@ -531,19 +579,15 @@ impl Shared {
     }
 }
 
-/// Whether what a compaction relied on still holds: its inputs are there, no range delete has come that its outputs do not
-/// heed, and nothing has come to where they go.
-fn is_heeded(edit: &Edit, from: &Version, before: &Version) -> bool {
+/// Whether what a compaction relied on still holds: its inputs are there, and nothing has come to where they go.
+fn fits(edit: &Edit, before: &Version) -> bool {
     let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
-    let known = from.range_deletes.list();
     let is_free = |(slot, meta): &(u8, TableMeta)| {
         let others =
             before.slots[usize::from(*slot)].iter().filter(|table| !edit.remove.contains(&table.meta.number));
         *slot == 0 || !others.clone().any(|table| table.overlaps(&meta.smallest, &meta.largest))
     };
-    before.range_deletes.list().iter().all(|range| known.contains(range))
-        && edit.remove.iter().all(live)
-        && edit.add.iter().all(is_free)
+    edit.remove.iter().all(live) && edit.add.iter().all(is_free)
 }
 
 fn check(work: &Work) -> Result<()> {

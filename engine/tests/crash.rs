@@ -18,6 +18,7 @@ fn options(vfs: &Memory) -> Options {
         memtable_bytes: 1800,
         block_bytes: 200,
         table_bytes: 700,
+        resume_bytes: 1000,
         level_bytes: 1500,
         level0_tables: 2,
         blob_bytes: 60,

@@ -112,14 +112,7 @@ pub enum Field {
     State(Vec<u8>),
     Table {
         level: u8,
-        number: u64,
-        seq_base: u64,
-        len: u64,
-        /// uid, entries, deletes, expiring entries, last expiry, raw bytes, smallest and largest seq, time of writing.
-        properties: [u64; 9],
-        smallest: Vec<u8>,
-        largest: Vec<u8>,
-        blobs: Vec<(u64, u64)>,
+        meta: Meta,
     },
     TableGone(u64),
     Attachment {
@@ -158,6 +151,41 @@ pub enum Field {
         offset: u64,
         reason: Vec<u8>,
     },
+    Progress {
+        reason: u8,
+        target: u8,
+        /// floor, entries read, written and dropped.
+        numbers: [u64; 4],
+        next_key: Vec<u8>,
+        inputs: Vec<(u8, u64)>,
+        tables: Vec<Meta>,
+        blobs: Vec<[u64; 3]>,
+    },
+    ProgressGone(u64),
+}
+
+/// What the manifest says of a table.
+#[derive(Debug, Arbitrary)]
+pub struct Meta {
+    number: u64,
+    seq_base: u64,
+    len: u64,
+    /// uid, entries, deletes, expiring entries, last expiry, raw bytes, smallest and largest seq, time of writing.
+    properties: [u64; 9],
+    smallest: Vec<u8>,
+    largest: Vec<u8>,
+    blobs: Vec<(u64, u64)>,
+}
+
+impl Meta {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let numbers = [self.number, self.seq_base, self.len].into_iter().chain(self.properties);
+        numbers.for_each(|number| put_varint(out, number));
+        put_slice(out, &self.smallest);
+        put_slice(out, &self.largest);
+        put_varint(out, self.blobs.len() as u64);
+        self.blobs.iter().flat_map(|blob| [blob.0, blob.1]).for_each(|number| put_varint(out, number));
+    }
 }
 
 impl Field {
@@ -174,14 +202,9 @@ impl Field {
                 tagged(3, &[]);
                 put_slice(out, state);
             }
-            Field::Table { level, number, seq_base, len, properties, smallest, largest, blobs } => {
+            Field::Table { level, meta } => {
                 out.extend_from_slice(&[4, *level]);
-                let numbers = [number, seq_base, len].into_iter().chain(properties);
-                numbers.for_each(|number| put_varint(out, *number));
-                put_slice(out, smallest);
-                put_slice(out, largest);
-                put_varint(out, blobs.len() as u64);
-                blobs.iter().flat_map(|blob| [blob.0, blob.1]).for_each(|number| put_varint(out, number));
+                meta.encode(out);
             }
             Field::TableGone(number) => tagged(5, &[*number]),
             Field::Attachment { number, kind, len, crc, note } => {
@@ -216,6 +239,21 @@ impl Field {
                 put_varint(out, *offset);
                 put_slice(out, reason);
             }
+            Field::Progress { reason, target, numbers, next_key, inputs, tables, blobs } => {
+                out.extend_from_slice(&[17, *reason, *target]);
+                numbers.iter().for_each(|number| put_varint(out, *number));
+                put_slice(out, next_key);
+                put_varint(out, inputs.len() as u64);
+                for (slot, number) in inputs {
+                    out.push(*slot);
+                    put_varint(out, *number);
+                }
+                put_varint(out, tables.len() as u64);
+                tables.iter().for_each(|meta| meta.encode(out));
+                put_varint(out, blobs.len() as u64);
+                blobs.iter().flatten().for_each(|number| put_varint(out, *number));
+            }
+            Field::ProgressGone(table) => tagged(18, &[*table]),
         }
     }
 }

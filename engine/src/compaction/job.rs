@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::blob::BlobMeta;
 use crate::compaction::picker::{self, Job};
+use crate::compaction::progress::{Counts, Progress};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -12,18 +12,17 @@ use crate::key::{Entry, Op};
 use crate::merge::MergeCursor;
 use crate::output::{Fate, Output, Plan, Survivors};
 use crate::state::{How, Shared};
-use crate::table::builder::TableMeta;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
 use crate::version::{RunCursor, SLOTS, Version, sublevels};
 
-/// Runs a job and installs its result. Stops early, with nothing done, when `goes_on`, asked every few thousand entries,
-/// denies it.
+/// Runs a job and installs its result. Stops early when `goes_on`, asked every few thousand entries, denies it; what it has
+/// noted of its progress by then is where the next run of the same job begins.
 pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, goes_on: &dyn Fn() -> bool) -> Result<()> {
     let started = Instant::now();
     let mut edit = Edit::default();
     edit.remove.extend(job.tables().map(|table| table.meta.number));
-    let mut written = 0;
+    let (mut read, mut written, mut floor) = (0, 0, version.floor);
     match job.target {
         None => {}
         // The same file in another slot: nothing is read or written.
@@ -31,32 +30,62 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, goes_on: &dyn F
             edit.add.extend(job.tables().map(|table| (target as u8, table.meta.clone())));
         }
         Some(target) => {
-            let Some(output) = merge(shared, version, job, target, goes_on)? else { return Ok(()) };
-            let (tables, blobs) = output;
-            written = tables.iter().map(|t| t.len).chain(blobs.iter().map(|b| b.len)).sum();
-            edit.add.extend(tables.into_iter().map(|meta| (target as u8, meta)));
-            edit.add_blobs = blobs;
+            let before = resumed(shared, job)?;
+            let (bytes, entries) = before.as_ref().map_or((0, 0), |noted| (noted.bytes(), noted.counts.read));
+            let Some(done) = merge(shared, version, job, target, before, goes_on)? else { return Ok(()) };
+            (written, floor) = (done.bytes() - bytes, done.floor);
+            let all = job.tables().map(|table| table.meta.len).sum::<u64>();
+            read = all - all.min(all / done.counts.read.max(1) * entries);
+            edit.add.extend(done.tables.into_iter().map(|meta| (target as u8, meta)));
+            edit.add_blobs = done.blobs;
         }
     };
-    let read = if written == 0 { 0 } else { job.tables().map(|t| t.meta.len).sum() };
-    let outputs: Vec<_> = if job.is_move() {
-        Vec::new()
-    } else {
-        let tables = edit.add.iter().map(|(_, meta)| shared.table_path(meta.number));
-        tables.chain(edit.add_blobs.iter().map(|meta| shared.blob_path(meta.number))).collect()
-    };
-    let committed = shared.commit_with(edit, How::Compaction(version));
+    let mut outputs: Vec<u64> = edit.add_blobs.iter().map(|meta| meta.number).collect();
+    if !job.is_move() {
+        outputs.extend(edit.add.iter().map(|(_, meta)| meta.number));
+    }
+    let committed = shared.commit_with(edit, How::Compaction(floor));
     if *committed.as_ref().unwrap_or(&false) {
         shared.counters.compacted(job.reason, read, written);
         shared.watch_disk();
         let (reason, took) = (job.reason.name(), started.elapsed());
         shared.options.tell(&Event::Compacted { reason, read, written, took });
     } else if committed.as_ref().map_or_else(Error::is_disk_full, |_| true) {
-        for path in &outputs {
-            let _ = shared.options.vfs.remove(path); // or the next opening does
+        let noted = shared.progress_of(job);
+        let is_noted =
+            |number: &u64| noted.as_ref().is_some_and(|noted| noted.numbers().any(|n| n == *number));
+        for number in outputs.iter().filter(|number| !is_noted(number)) {
+            for path in [shared.table_path(*number), shared.blob_path(*number)] {
+                let _ = shared.options.vfs.remove(&path); // or the next opening does
+            }
+        }
+        if committed.is_ok() {
+            forget(shared, job)?;
         }
     }
     committed.map(drop)
+}
+
+/// Drops what was noted of the job's progress.
+fn forget(shared: &Shared, job: &Job) -> Result<()> {
+    let Some(noted) = shared.progress_of(job) else { return Ok(()) };
+    shared.commit(Edit { remove_progress: vec![noted.id()], ..Edit::default() })
+}
+
+/// What was noted of the job's progress, if all of it can be read.
+fn resumed(shared: &Shared, job: &Job) -> Result<Option<Progress>> {
+    let Some(noted) = shared.progress_of(job) else { return Ok(None) };
+    for meta in &noted.tables {
+        let (path, files) = (shared.table_path(meta.number), &shared.files);
+        let table = Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone());
+        if let Err(error) = table.verify(&mut |_| Ok(())) {
+            shared.options.tell(&Event::Damaged(error));
+            forget(shared, job)?;
+            return Ok(None);
+        }
+    }
+    shared.options.tell(&Event::Resumed { reason: job.reason.name(), written: noted.bytes() });
+    Ok(Some((*noted).clone()))
 }
 
 /// Says when an output table is full: at its size; from half of it on where a table of the next run begins, so that a later
@@ -91,22 +120,20 @@ impl<'a> Cutter<'a> {
     }
 }
 
-type Written = (Vec<TableMeta>, Vec<BlobMeta>);
-
+/// Merges the tables of a job, from where it was `before`; the answer is the whole of its output.
 fn merge(
     shared: &Shared,
     version: &Version,
     job: &Job,
     target: usize,
+    before: Option<Progress>,
     goes_on: &dyn Fn() -> bool,
-) -> Result<Option<Written>> {
+) -> Result<Option<Progress>> {
     let mut cursors: Vec<Box<dyn Cursor>> = Vec::new();
     for input in &job.inputs {
         let runs = if input.slot == 0 { sublevels(&input.tables) } else { vec![input.tables.clone()] };
         cursors.extend(runs.into_iter().map(|run| Box::new(RunCursor::new(run, false)) as Box<dyn Cursor>));
     }
-    let mut merged = MergeCursor::new(cursors);
-    merged.seek_first()?;
     let mut bottom = BottomCheck::new(version, job, target);
     let mut cutter = Cutter::new(version, target, shared.options.table_bytes);
     // What a table holds is as old as its newest part.
@@ -118,11 +145,26 @@ fn merge(
     };
     let mut output = Output::new(shared, plan);
     let mut survivors = Survivors::new(version.floor, shared.options.now_ms(), &version.range_deletes);
-    let (mut read, mut written, mut dropped) = (0u64, 0u64, 0u64);
+    let mut merged = MergeCursor::new(cursors);
+    let mut progress = match before {
+        Some(progress) => {
+            merged.seek(&progress.next_key)?;
+            output.follow(progress.tables.clone(), progress.blobs.clone());
+            progress
+        }
+        None => {
+            merged.seek_first()?;
+            Progress::of(job, target)
+        }
+    };
+    progress.floor = progress.floor.min(version.floor);
+    let mut counts = progress.counts;
+    let mut since_note = 0;
     let mut last: Vec<u8> = Vec::new();
+    let mut is_first = true;
     while let Some(entry) = merged.entry() {
-        read += 1;
-        if read % 4096 == 0 && !goes_on() {
+        counts.read += 1;
+        if counts.read % 4096 == 0 && !goes_on() {
             return Ok(None);
         }
         if !survivors.follow(entry.key) {
@@ -131,21 +173,33 @@ fn merge(
         }
         let fate = survivors.fate(&entry, &mut |key| bottom.is_bottom(key));
         if fate == Fate::Drop {
-            dropped += 1;
+            counts.dropped += 1;
         } else {
             // All versions of a key stay in one table: of a run, a reader looks into one.
-            if written == 0 || last != entry.key {
-                if cutter.cuts(entry.key, output.table_bytes()) {
+            if is_first || last != entry.key {
+                let bytes = output.table_bytes();
+                if cutter.cuts(entry.key, bytes) && bytes > 0 {
                     output.cut()?;
+                    since_note += bytes;
+                    // What is kept of a key begins with its newest version, so nothing of this one was met before.
+                    if since_note >= shared.options.resume_bytes {
+                        (progress.tables, progress.blobs) = output.so_far()?;
+                        progress.next_key = entry.key.to_vec();
+                        progress.counts = Counts { read: counts.read - 1, ..counts };
+                        shared.commit(Edit { progress: vec![progress.clone()], ..Edit::default() })?;
+                        output.keep();
+                        since_note = 0;
+                    }
                 }
                 last.clear();
                 last.extend_from_slice(entry.key);
+                is_first = false;
             }
             match fate {
                 Fate::KeepAsDelete => output.add(Entry { op: Op::Delete, value: &[], ..entry })?,
                 _ => output.add(entry)?,
             }
-            written += 1;
+            counts.written += 1;
         }
         merged.next()?;
     }
@@ -153,6 +207,7 @@ fn merge(
     // What went in must have come out or been dropped on purpose, and inputs must hold what the manifest says.
     let stated: u64 = job.tables().map(|table| table.meta.entries).sum();
     let counted: u64 = tables.iter().map(|meta| meta.entries).sum();
+    let Counts { read, written, dropped } = counts;
     if stated != read || counted != written || written + dropped != read {
         return Err(Error::corrupt(
             job.inputs[0].tables[0].name(),
@@ -162,7 +217,7 @@ fn merge(
             ),
         ));
     }
-    Ok(Some((tables, blobs)))
+    Ok(Some(Progress { tables, blobs, counts, ..progress }))
 }
 
 /// Says whether anything older than a job's inputs may hold a key, asked with keys ascending.

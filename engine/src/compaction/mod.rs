@@ -15,4 +15,5 @@ pub(crate) mod job;
 pub(crate) mod lazy;
 pub(crate) mod leveled;
 pub(crate) mod picker;
+pub(crate) mod progress;
 pub(crate) mod tiered;

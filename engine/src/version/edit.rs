@@ -8,11 +8,13 @@
 //! 9 durable log position: segment varint ‖ offset varint       10 range delete gone: as 8
 //! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: uid varint
 //! 14 splits: count varint ‖ key slice …                        15 quarantine           16 quarantine gone: as 15
+//! 17 progress of a compaction    18 progress gone: first input varint
 //! ```
 
 use crate::attachment::{AttachmentEdit, AttachmentMeta};
 use crate::blob::BlobMeta;
 use crate::coding::{Decoder, put_slice, put_varint};
+use crate::compaction::progress::Progress;
 use crate::key::Seq;
 use crate::log::Position;
 use crate::quarantine::Quarantine;
@@ -41,6 +43,10 @@ pub(crate) struct Edit {
     pub add_blobs: Vec<BlobMeta>,
     /// Their uids.
     pub remove_blobs: Vec<u64>,
+    /// How far compactions have come; takes the place of what was said of the same one.
+    pub progress: Vec<Progress>,
+    /// Their first inputs.
+    pub remove_progress: Vec<u64>,
 }
 
 fn put_range(out: &mut Vec<u8>, tag: u8, range: &RangeDelete) {
@@ -111,6 +117,14 @@ impl Edit {
             out.push(13);
             put_varint(&mut out, *uid);
         }
+        for progress in &self.progress {
+            out.push(17);
+            progress.encode(&mut out);
+        }
+        for id in &self.remove_progress {
+            out.push(18);
+            put_varint(&mut out, *id);
+        }
         out
     }
 
@@ -140,6 +154,8 @@ impl Edit {
                 }
                 15 => edit.add_quarantines.push(Quarantine::decode(&mut decoder)?),
                 16 => edit.remove_quarantines.push(Quarantine::decode(&mut decoder)?),
+                17 => edit.progress.push(Progress::decode(&mut decoder)?),
+                18 => edit.remove_progress.push(decoder.varint()?),
                 tag @ (8 | 10) => {
                     let range = RangeDelete {
                         start: decoder.slice()?.to_vec(),

@@ -95,6 +95,9 @@ impl Replay {
                 return Err(format!("an edit removes the blob file {uid:016x}, which is not there"));
             }
         }
+        whole.progress.retain(|progress| !edit.progress.iter().any(|later| later.id() == progress.id()));
+        whole.progress.extend(edit.progress);
+        whole.progress.retain(|progress| !edit.remove_progress.contains(&progress.id()));
         whole.add_blobs.extend(edit.add_blobs);
         whole.add.extend(edit.add);
         whole.attachments.attach.extend(edit.attachments.attach);
@@ -200,6 +203,7 @@ pub(crate) fn whole(version: &Version, next_file: u64, log: Option<Position>) ->
         floor: Some(version.floor),
         splits: Some(version.splits.clone()),
         add_quarantines: version.quarantines.clone(),
+        progress: version.progress.iter().map(|progress| (**progress).clone()).collect(),
         log,
         add_ranges: version.range_deletes.list().to_vec(),
         ..Edit::default()
@@ -230,7 +234,8 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
         return Err("no seq can follow the durable one".into());
     }
     let mut numbers = std::collections::HashSet::new();
-    for (_, meta) in &whole.add {
+    let of_progress = whole.progress.iter().flat_map(|progress| &progress.tables);
+    for meta in whole.add.iter().map(|(_, meta)| meta).chain(of_progress) {
         let blob_bytes = meta.blobs.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
         let is_sound = meta.len.max(meta.entries).max(meta.raw_bytes).max(blob_bytes) < NUMBERS_END
             && meta.deletes.max(meta.expiring) <= meta.entries
@@ -242,10 +247,21 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
             return Err(format!("table {} cannot be: {meta:?}, durable seq {durable}", meta.number));
         }
     }
-    if let Some(meta) =
-        whole.add_blobs.iter().find(|meta| meta.len >= NUMBERS_END || meta.number >= next_file)
-    {
+    let blobs = || whole.add_blobs.iter().chain(whole.progress.iter().flat_map(|progress| &progress.blobs));
+    if let Some(meta) = blobs().find(|meta| meta.len >= NUMBERS_END || meta.number >= next_file) {
         return Err(format!("blob file {} cannot be: {meta:?}", meta.number));
+    }
+    let is_there = |&(slot, number): &(u8, u64)| {
+        whole.add.iter().any(|(other, meta)| (*other, meta.number) == (slot, number))
+    };
+    for progress in &whole.progress {
+        let counts = progress.counts;
+        let counted = counts.written.checked_add(counts.dropped) == Some(counts.read);
+        let entries: u64 = progress.tables.iter().map(|meta| meta.entries).sum();
+        let is_sound = counted && counts.written == entries && progress.inputs.iter().all(is_there);
+        if !is_sound || progress.inputs.is_empty() {
+            return Err(format!("progress of a compaction of table {} cannot be: {counts:?}", progress.id()));
+        }
     }
     let cannot_be =
         |range: &&RangeDelete| range.seq > durable || (range.floor > next_file && range.floor != WAITING);
@@ -308,6 +324,9 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
         let path = files.dir.join(crate::blob::name(meta.number));
         version.blobs.insert(meta.uid, Arc::new(BlobFile::new(*meta, path, files.vfs.clone())));
     }
+    version.progress.retain(|progress| !edit.progress.iter().any(|later| later.id() == progress.id()));
+    version.progress.extend(edit.progress.iter().map(|progress| Arc::new(progress.clone())));
+    version.progress.retain(|progress| !edit.remove_progress.contains(&progress.id()));
     let mut ranges = version.range_deletes.list().to_vec();
     ranges.extend(edit.add_ranges.iter().cloned());
     ranges.retain(|range| !edit.remove_ranges.contains(range));

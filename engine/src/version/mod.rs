@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::attachment::AttachmentMap;
 use crate::blob::BlobMap;
+use crate::compaction::progress::Progress;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{Entry, Seq};
@@ -52,6 +53,8 @@ pub(crate) struct Version {
     pub quarantines: Vec<Quarantine>,
     /// Blob files that tables point into.
     pub blobs: BlobMap,
+    /// Compactions that have written a part of their output.
+    pub progress: Vec<Arc<Progress>>,
 }
 
 impl Version {
@@ -123,6 +126,11 @@ impl Version {
     /// Bytes of a slot.
     pub(crate) fn slot_bytes(&self, slot: usize) -> u64 {
         self.slots[slot].iter().map(|table| table.meta.len).sum()
+    }
+
+    /// The same data without what only concerns this store's background.
+    pub(crate) fn without_progress(&self) -> Version {
+        Version { progress: Vec::new(), ..self.clone() }
     }
 
     /// Name and length of every file.

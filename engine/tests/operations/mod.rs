@@ -100,6 +100,7 @@ pub fn options(vfs: &Memory, kind: u8) -> Options {
         memtable_bytes: 3 << (10 + large),
         block_bytes: 128 << large,
         table_bytes: 1 << (10 + large),
+        resume_bytes: 2 << 10,
         level_bytes: 2 << (10 + large),
         level0_tables: 2 + usize::from(large),
         level0_stop: 1000,
