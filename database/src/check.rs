@@ -63,6 +63,8 @@ pub fn check_with(path: &Path, options: Options, progress: &mut dyn FnMut(Progre
         true
     })?;
     report.problems.extend(problems.iter().map(ToString::to_string));
+    // Isolated damage is no secret of the files that are left.
+    report.problems.extend(database.engine().quarantines().iter().map(ToString::to_string));
     let snapshot = database.snapshot();
     for name in snapshot.collections() {
         let documents = snapshot.count(&name)?;

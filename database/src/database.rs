@@ -43,6 +43,11 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of a journal segment. Default 64 MiB.
     pub segment_bytes: u64,
+    /// Bytes from which on a document lies in a file for long values, which compactions do not rewrite. Default: none does.
+    pub blob_bytes: usize,
+    /// Bytes of tables that a background thread reads each second to find damage before somebody else does. What it finds is
+    /// quarantined: those documents are errors, all else goes on. Default 0: there is no such thread.
+    pub scrub_bytes_per_second: u64,
     /// The file system. Default: the real one.
     pub vfs: Arc<dyn Vfs>,
     /// Opens without changing a file, to read: writes are refused as after a close. What only the journal holds is in memory
@@ -60,6 +65,8 @@ impl Default for Options {
             cache_bytes: engine.cache_bytes,
             threads: engine.threads,
             segment_bytes: engine.segment_bytes,
+            blob_bytes: engine.blob_bytes,
+            scrub_bytes_per_second: engine.scrub_bytes_per_second,
             vfs: engine.vfs,
             read_only: engine.read_only,
             random: engine.random,
@@ -131,6 +138,8 @@ impl Database {
                 cache_bytes: options.cache_bytes,
                 threads: options.threads,
                 segment_bytes: options.segment_bytes,
+                blob_bytes: options.blob_bytes,
+                scrub_bytes_per_second: options.scrub_bytes_per_second,
                 read_only: options.read_only,
                 random: options.random,
                 ..lumen_engine::Options::default()

@@ -49,6 +49,7 @@ mod indexing;
 mod layout;
 mod store;
 
+pub use lumen_engine::stats::Stats as EngineStats;
 pub use lumen_index::Analyzer;
 
 pub use crate::database::{CollectionStats, Database, Options, Stats};

@@ -416,6 +416,7 @@ impl Engine {
             user_bytes: counters.user_bytes.sum(),
             blob_bytes: view.version.blobs.values().map(|blob| blob.meta.len).sum(),
             blob_bytes_used: view.version.blob_bytes_used().values().sum(),
+            quarantines: view.version.quarantines.len() as u64,
             gets: counters.gets.sum(),
             filter_stopped: cache.filter_stopped.sum(),
             filter_false: cache.filter_false.sum(),

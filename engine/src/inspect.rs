@@ -77,7 +77,7 @@ fn edit_text(edit: &Edit) -> String {
     parts.extend(edit.progress.iter().map(progress_text));
     parts.extend(edit.remove_progress.iter().map(|table| format!("-compaction of table {table}")));
     for (sign, quarantines) in [('+', &edit.add_quarantines), ('-', &edit.remove_quarantines)] {
-        parts.extend(quarantines.iter().map(|quarantine| format!("{sign}{}", quarantine_text(quarantine))));
+        parts.extend(quarantines.iter().map(|quarantine| format!("{sign}{quarantine}")));
     }
     for (sign, ranges) in [('+', &edit.add_ranges), ('-', &edit.remove_ranges)] {
         parts.extend(ranges.iter().map(|range| {
@@ -97,12 +97,6 @@ fn progress_text(progress: &Progress) -> String {
     format!("compaction of table {} up to {next}, {bytes} bytes written", progress.id())
 }
 
-fn quarantine_text(quarantine: &Quarantine) -> String {
-    let (start, end) = (printable(&quarantine.start), printable(&quarantine.end));
-    let Quarantine { max_seq, file, offset, .. } = quarantine;
-    format!("quarantine {start}..{end} up to seq {max_seq}: {file} at offset {offset}")
-}
-
 /// What is live as text: a line for each table, range delete and attachment.
 pub(crate) fn version(version: &Version) -> String {
     let mut lines = Vec::new();
@@ -118,7 +112,7 @@ pub(crate) fn version(version: &Version) -> String {
         let (start, end) = (printable(&range.start), printable(&range.end));
         format!("range delete {start}..{end} before seq {}", range.seq)
     }));
-    lines.extend(version.quarantines.iter().map(quarantine_text));
+    lines.extend(version.quarantines.iter().map(Quarantine::to_string));
     lines.extend(version.progress.iter().map(|progress| progress_text(progress)));
     let used = version.blob_bytes_used();
     lines.extend(version.blobs.values().map(|blob| {

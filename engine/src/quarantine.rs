@@ -6,11 +6,13 @@
 //! range delete over the keys, or rows taken in over them ([`Ingestion::replace`](crate::ingest::Ingestion::replace)), ends
 //! it. The damaged file stays beside the others as `<number>.sst.damaged`, for people.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::coding::{Decoder, put_slice, put_varint};
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::inspect::printable;
 use crate::key::Seq;
 use crate::output::{Output, Plan};
 use crate::range_delete::RangeDelete;
@@ -33,6 +35,14 @@ pub struct Quarantine {
     pub offset: u64,
     /// How.
     pub reason: String,
+}
+
+impl fmt::Display for Quarantine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, end) = (printable(&self.start), printable(&self.end));
+        let Quarantine { max_seq, file, offset, .. } = self;
+        write!(f, "quarantine {start}..{end} up to seq {max_seq}: {file} at offset {offset}")
+    }
 }
 
 impl Quarantine {

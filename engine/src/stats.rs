@@ -164,6 +164,8 @@ pub struct Stats {
     pub blob_bytes: u64,
     /// See `blob_bytes`.
     pub blob_bytes_used: u64,
+    /// Ranges of keys that damage has made unreadable.
+    pub quarantines: u64,
     /// Look-ups by key.
     pub gets: u64,
     /// Look-ups in a table that its filter stopped, the key not being there.

@@ -32,6 +32,12 @@ pub(crate) struct Limits {
     /// Memory for blocks read from disk
     #[arg(long, env = "LUMEN_CACHE", default_value = "256MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(crate) cache: u64,
+    /// Documents from this size on lie in files for long values; `none`: no document does
+    #[arg(long, env = "LUMEN_BLOBS", default_value = "none", value_name = "SIZE", value_parser = parse_blobs)]
+    pub(crate) blobs: usize,
+    /// Bytes a second read in the background to find damage before somebody else does; 0: none
+    #[arg(long, env = "LUMEN_SCRUB", default_value = "4MiB", value_name = "SIZE", value_parser = parse_rate)]
+    pub(crate) scrub: u64,
     /// A search, or a pause of a client that is sending, longer than this is answered with 408
     #[arg(long, env = "LUMEN_REQUEST_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) request_timeout: Duration,
@@ -62,6 +68,26 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         return Err(format!("{text:?} is out of range"));
     }
     Ok(bytes as u64)
+}
+
+#[cfg(test)]
+impl Limits {
+    /// For a node of little data.
+    pub(crate) fn small(request_timeout: Duration) -> Limits {
+        let (memory, cache, blobs) = (1 << 20, 1 << 20, usize::MAX);
+        Limits { memory, cache, blobs, scrub: 0, request_timeout, connections: 4 }
+    }
+}
+
+fn parse_blobs(text: &str) -> Result<usize, String> {
+    if text == "none" {
+        return Ok(usize::MAX);
+    }
+    parse_size(text).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_size(text) }
 }
 
 /// Reads `10s`, `500ms`, `2m`.
@@ -102,6 +128,8 @@ mod tests {
         for bad in ["", "MiB", "-1", "1XB", "0", "1e99GiB", "99999999999GiB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+        assert_eq!((parse_rate("0"), parse_rate("4MiB")), (Ok(0), Ok(4 << 20)));
+        assert_eq!((parse_blobs("none"), parse_blobs("4KiB")), (Ok(usize::MAX), Ok(4096)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use lumen::{Database, Stats};
+use lumen::{Database, EngineStats, Stats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -145,6 +145,7 @@ impl Collector for DatabaseCollector {
         counter(&mut encoder, "cache_hits", "Blocks found in the cache", engine.cache_hits)?;
         counter(&mut encoder, "cache_misses", "Blocks read from disk", engine.cache_misses)?;
         gauge(&mut encoder, "cache_bytes", "Bytes of blocks in the cache", engine.cache_bytes)?;
+        encode_engine(&mut encoder, engine)?;
         let levels = || engine.levels.iter().enumerate().map(|(n, level)| (n.to_string(), level));
         let tables = levels().map(|(n, level)| (n, level.tables));
         family(&mut encoder, "level_tables", "Tables by level", "level", MetricType::Gauge, tables)?;
@@ -168,6 +169,42 @@ impl Collector for DatabaseCollector {
         }
         Ok(())
     }
+}
+
+/// What tells how the tree is doing: write amplification is `(flushed + compacted) / user` bytes, for one.
+fn encode_engine(encoder: &mut DescriptorEncoder<'_>, engine: &EngineStats) -> fmt::Result {
+    counter(encoder, "user_bytes", "Bytes of keys and values written", engine.user_bytes)?;
+    counter(encoder, "flushed_bytes", "Bytes written by flushes", engine.flushed_bytes)?;
+    let help = "Bytes of tables read by compactions";
+    counter(encoder, "compaction_read_bytes", help, engine.compaction_read_bytes)?;
+    let reasons = engine.compactions_by_reason.iter().map(|(reason, count)| ((*reason).into(), *count));
+    let help = "Compactions done, by what made them necessary";
+    family(encoder, "compactions_by_reason", help, "reason", MetricType::Counter, reasons)?;
+    gauge(encoder, "compaction_debt_bytes", "Bytes of compaction that are due, about", engine.debt_bytes)?;
+    gauge(encoder, "level0_depth", "Tables over one another in level 0, at most", engine.level0_depth)?;
+    let stalls = || engine.stalls_by_reason.iter();
+    let counts = stalls().map(|stall| (stall.reason.into(), stall.count));
+    let help = "Times a writer waited, by what for";
+    family(encoder, "stalls", help, "reason", MetricType::Counter, counts)?;
+    let times = stalls().map(|stall| (stall.reason.into(), stall.took.as_millis() as u64));
+    let help = "Milliseconds that writers waited, by what for";
+    family(encoder, "stall_milliseconds", help, "reason", MetricType::Counter, times)?;
+    let full = u64::from(engine.disk_full);
+    gauge(encoder, "disk_full", "1 while writes are refused for want of room on the disk", full)?;
+    counter(encoder, "gets", "Look-ups by key", engine.gets)?;
+    let help = "Look-ups that a filter stopped, the key not being in the table";
+    counter(encoder, "filter_stopped", help, engine.filter_stopped)?;
+    let help = "Look-ups that a filter let pass although the key was not in the table";
+    counter(encoder, "filter_false", help, engine.filter_false)?;
+    let help = "Bytes of filters and indexes held beside the cache, within its budget";
+    gauge(encoder, "pinned_bytes", help, engine.pinned_bytes)?;
+    gauge(encoder, "blob_bytes", "Bytes of files of long values", engine.blob_bytes)?;
+    gauge(encoder, "blob_bytes_used", "Bytes of those that are still needed", engine.blob_bytes_used)?;
+    let held = engine.oldest_snapshot.map_or(0, |age| age.as_secs());
+    let help = "For how long a reader has kept files from being removed";
+    gauge(encoder, "oldest_snapshot_seconds", help, held)?;
+    let help = "Ranges of keys that damage has made unreadable";
+    gauge(encoder, "quarantines", help, engine.quarantines)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -50,6 +50,8 @@ pub(crate) async fn start(config: &NodeConfig) -> anyhow::Result<Running> {
     let options = Options {
         memory_bytes: config.limits.memory,
         cache_bytes: config.limits.cache,
+        blob_bytes: config.limits.blobs,
+        scrub_bytes_per_second: config.limits.scrub,
         // One for flushes, one for compactions and merges; a single one would let a long merge hold up a flush.
         threads: cores.max(2),
         ..Options::default()
@@ -156,12 +158,7 @@ mod tests {
     async fn a_log_that_failed_stops_the_node_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let db = Database::open(folder.path().join("data"), Options::default()).unwrap();
-        let limits = Limits {
-            memory: 1 << 20,
-            cache: 1 << 20,
-            request_timeout: Duration::from_secs(1),
-            connections: 4,
-        };
+        let limits = Limits::small(Duration::from_secs(1));
         let node = Arc::new(Node::new(db, limits));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (_stop, stopped) = oneshot::channel();

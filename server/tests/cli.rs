@@ -5,6 +5,7 @@ mod support;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{Server, files, fresh, lumen, signal, write};
@@ -264,6 +265,51 @@ fn check_names_the_damage_and_leaves_it() {
     let output = run(&["check", data.to_str().unwrap()]);
     assert_eq!(code(&output), 5, "a server has it: {}", stderr(&output));
     assert_eq!(server.get("/collections/books/documents/a").status, 200);
+}
+
+#[test]
+fn damage_is_found_in_the_background_and_named_while_all_else_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&data, &[]);
+    server.make_books();
+    let title = |n: u32| n.wrapping_mul(2_654_435_761).to_string().repeat(60);
+    for n in 0..200 {
+        let body = format!(r#"{{"title":"{}"}}"#, title(n));
+        assert_eq!(server.put(&format!("/collections/books/documents/{n:03}"), &body).status, 201);
+    }
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let (name, (_, mut bytes)) = files(&data).into_iter().find(|(name, _)| name.ends_with(".sst")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(data.join(&name), bytes).unwrap();
+
+    let server = Server::start(&data, &["--scrub", "1GiB"]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !server.get("/metrics").text().contains("lumen_quarantines 1\n") {
+        assert!(Instant::now() < deadline, "the damage is not found");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (mut lost, mut served) = (0, 0);
+    for n in 0..200 {
+        let answer = server.get(&format!("/collections/books/documents/{n:03}"));
+        if answer.status == 200 {
+            assert_eq!(answer.json()["source"]["title"], title(n));
+            served += 1;
+        } else {
+            let error = answer.is_error(500, "corruption");
+            assert!(error["message"].as_str().unwrap().contains(&name), "{error}");
+            lost += 1;
+        }
+    }
+    assert!(lost > 0 && served > 150, "{lost} lost, {served} served");
+    assert_eq!(server.put("/collections/books/documents/new", r#"{"title":"x"}"#).status, 201);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let output = run(&["check", data.to_str().unwrap()]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stdout(&output).contains("quarantine") && stdout(&output).contains(&name), "{}", stdout(&output));
 }
 
 #[test]

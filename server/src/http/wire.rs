@@ -292,8 +292,7 @@ mod tests {
     fn connect(buffer_bytes: usize) -> ((tempfile::TempDir, GracefulShutdown), DuplexStream, JoinHandle<()>) {
         let folder = tempfile::tempdir().unwrap();
         let db = Database::open(folder.path(), Options::default()).unwrap();
-        let request_timeout = Duration::from_secs(1);
-        let limits = Limits { memory: 1 << 20, cache: 1 << 20, request_timeout, connections: 4 };
+        let limits = Limits::small(Duration::from_secs(1));
         let (client, stream) = duplex(buffer_bytes);
         let node = Arc::new(Node::new(db, limits));
         // A shutdown begins when this is dropped.

@@ -18,9 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 pub(crate) fn lumen() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lumen"));
-    for name in
-        ["LUMEN_DATA_DIR", "LUMEN_BIND", "LUMEN_URL", "LUMEN_LOG", "LUMEN_MEMORY", "LUMEN_CACHE", "CI"]
-    {
+    for name in [
+        "LUMEN_DATA_DIR",
+        "LUMEN_BIND",
+        "LUMEN_URL",
+        "LUMEN_LOG",
+        "LUMEN_MEMORY",
+        "LUMEN_CACHE",
+        "LUMEN_BLOBS",
+        "LUMEN_SCRUB",
+        "CI",
+    ] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
