@@ -1,9 +1,10 @@
 //! The engine alone: its log, its memtable, its tables, and durable writes through all of it.
 
+use std::hint::black_box;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -118,13 +119,51 @@ fn memtable(c: &mut Criterion) {
     group.bench_function("get, missing", |b| {
         b.iter(|| engine.get(&key(u64::MAX / 2 + random.below(KEYS))).expect("get").is_none());
     });
+    group.bench_function("get, there, while another thread gets the same", |b| {
+        let done = AtomicBool::new(false);
+        let engine = &engine;
+        let get = move |random: &mut Random| {
+            engine.get(&key(random.below(100))).expect("get").expect("there").len()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut random = Random::new(5);
+                while !done.load(Ordering::Relaxed) {
+                    black_box(get(&mut random));
+                }
+            });
+            b.iter(|| get(&mut random));
+            done.store(true, Ordering::Relaxed);
+        });
+    });
+    group.throughput(Throughput::Elements(KEYS));
+    group.bench_function("scan, whole", |b| {
+        b.iter(|| {
+            let mut rows = 0;
+            let scanned = engine.scan(Bound::Unbounded, Bound::Unbounded, |_, _| {
+                rows += 1;
+                true
+            });
+            scanned.expect("scan");
+            rows
+        });
+    });
+    group.throughput(Throughput::Elements(1));
     let bytes = value(&mut random, VALUE_BYTES);
     let mut seq = KEYS;
-    group.bench_function("insert", |b| {
+    group.bench_function("insert, at random", |b| {
         b.iter(|| {
             seq += 1;
             let mut batch = Batch::new();
             batch.put(&key(random.below(KEYS)), &bytes);
+            engine.apply(seq, &batch).expect("apply");
+        });
+    });
+    group.bench_function("insert, in order", |b| {
+        b.iter(|| {
+            seq += 1;
+            let mut batch = Batch::new();
+            batch.put(&seq.to_be_bytes(), &bytes);
             engine.apply(seq, &batch).expect("apply");
         });
     });

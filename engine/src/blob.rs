@@ -158,12 +158,16 @@ impl BlobFile {
     /// The value that `handle` points to.
     pub(crate) fn read(&self, handle: BlobHandle) -> Result<Vec<u8>> {
         let end = handle.offset.checked_add(handle.len as u64);
-        if end.is_none_or(|end| end > self.meta.len) || handle.offset < HEADER_BYTES as u64 {
+        if end.is_none_or(|end| end > self.meta.len) || handle.offset < (HEADER_BYTES + LENGTH_BYTES) as u64 {
             return Err(self.corrupt(handle.offset, "a handle points outside the file"));
         }
-        let mut bytes = vec![0; handle.len];
-        self.open()?.read_at(&mut bytes, handle.offset).map_err(|e| Error::io("read", &self.path, e))?;
-        footer::open(&bytes, BlockKind::Blob, self.meta.uid, handle.offset)
+        let (from, mut bytes) = (handle.offset - LENGTH_BYTES as u64, vec![0; LENGTH_BYTES + handle.len]);
+        self.open()?.read_at(&mut bytes, from).map_err(|e| Error::io("read", &self.path, e))?;
+        let (length, bytes) = bytes.split_at(LENGTH_BYTES);
+        if length != (handle.len as u32).to_le_bytes() {
+            return Err(self.corrupt(from, format!("the length is not the {} that a table says", handle.len)));
+        }
+        footer::open(bytes, BlockKind::Blob, self.meta.uid, handle.offset)
             .map_err(|reason| self.corrupt(handle.offset, reason))
     }
 }
