@@ -100,7 +100,7 @@ impl Store for DB {
         let clock = clock.split_whitespace().next().unwrap_or_default();
         let seconds =
             clock.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?));
-        let took = Duration::from_secs_f64(seconds.unwrap_or(0.0));
+        let took = Duration::from_secs_f64(seconds.expect("rocksdb reports its stalls"));
         waits.push(Wait { reason: "all of these".into(), count: 0, took });
         waits
     }
