@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lumen-compare [--scale 0.2] [--stores lumen,rocksdb] [--groups main,sync] [--dir FOLDER]
+//! lumen-compare stall ...        see the module stall
 //! ```
 //!
 //! Each group of work runs in a process of its own, so that peaks of memory and bytes written are each store's own. The
@@ -9,6 +10,7 @@
 //! more is good for us, also where less is better.
 
 mod data;
+mod stall;
 mod stores;
 mod work;
 
@@ -31,20 +33,21 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    match arguments.first().map(String::as_str) {
+        Some("stall") => return stall::main(&arguments[1..]),
+        Some("--stall-child") => return stall::child(&arguments[1..]),
+        _ => {}
+    }
     let mut options = BTreeMap::from([
         ("--scale", "1".to_string()),
         ("--stores", stores::NAMES.join(",")),
         ("--groups", work::GROUPS.join(",")),
         ("--dir", std::env::temp_dir().display().to_string()),
     ]);
-    for pair in arguments.chunks(2) {
-        match (options.get_mut(pair[0].as_str()), pair.get(1)) {
-            (Some(option), Some(value)) => *option = value.clone(),
-            _ => {
-                eprintln!("usage: lumen-compare [--scale 0.2] [--stores a,b] [--groups a,b] [--dir FOLDER]");
-                return ExitCode::from(2);
-            }
-        }
+    if !read_options(&arguments, &mut options) {
+        eprintln!("usage: lumen-compare [--scale 0.2] [--stores a,b] [--groups a,b] [--dir FOLDER]");
+        eprintln!("       {}", stall::USAGE);
+        return ExitCode::from(2);
     }
     let stores: Vec<&str> = options["--stores"].split(',').collect();
     let mut table = Table { stores: stores.clone(), lines: Vec::new() };
@@ -63,6 +66,17 @@ fn main() -> ExitCode {
     }
     table.print();
     ExitCode::SUCCESS
+}
+
+/// Reads pairs of names and values over the defaults; `false` when there is one that is not known.
+fn read_options(arguments: &[String], options: &mut BTreeMap<&str, String>) -> bool {
+    arguments.chunks(2).all(|pair| match (options.get_mut(pair[0].as_str()), pair.get(1)) {
+        (Some(option), Some(value)) => {
+            value.clone_into(option);
+            true
+        }
+        _ => false,
+    })
 }
 
 /// Runs a group in a process of its own; its figures are what it prints.

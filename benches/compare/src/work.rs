@@ -21,7 +21,7 @@ pub(crate) const GROUPS: [&str; 8] = ["seq", "fill100", "fill4k", "main", "sync"
 /// How the second half of `reopen` is called: the first leaves its files as a kill does.
 pub(crate) const AFTER_KILL: &str = "after-kill";
 
-const BIG_CACHE: Setup = Setup { cache_bytes: 1 << 30 };
+pub(crate) const BIG_CACHE: Setup = Setup { cache_bytes: 1 << 30 };
 
 /// Runs one group.
 pub(crate) fn run(group: &str, store: &str, dir: &Path, scale: f64) -> Vec<Figure> {
@@ -189,7 +189,12 @@ fn sync(store: &dyn Store, figures: &mut Vec<Figure>) {
                 });
             }
         });
-        push(figures, format!("synced writes, {writers} at once"), per_second(done.load(Relaxed), started), "ops/s");
+        push(
+            figures,
+            format!("synced writes, {writers} at once"),
+            per_second(done.load(Relaxed), started),
+            "ops/s",
+        );
     }
 }
 
@@ -237,7 +242,11 @@ fn ycsb(store: &dyn Store, records: u64, figures: &mut Vec<Figure>) {
                         let rank = zipf.rank(&mut random);
                         let last = newest.load(Relaxed);
                         // The hot ones are strewn over all keys; for D they are the newest.
-                        let chosen = if name == 'D' { last - 1 - rank.min(last - 1) } else { rank * 2_654_435_761 % records };
+                        let chosen = if name == 'D' {
+                            last - 1 - rank.min(last - 1)
+                        } else {
+                            rank * 2_654_435_761 % records
+                        };
                         let (chosen, mut dice, mut which) = (key(chosen), random.below(100), 0);
                         while dice >= mix[which] {
                             dice -= mix[which];
@@ -246,7 +255,9 @@ fn ycsb(store: &dyn Store, records: u64, figures: &mut Vec<Figure>) {
                         match which {
                             0 => drop(store.get(&chosen, &mut |_| {})),
                             1 => store.write((&chosen, Some(values.next())), false),
-                            2 => store.write((&key(newest.fetch_add(1, Relaxed)), Some(values.next())), false),
+                            2 => {
+                                store.write((&key(newest.fetch_add(1, Relaxed)), Some(values.next())), false)
+                            }
                             3 => drop(store.scan(&chosen, 1 + random.below(100) as usize, &mut |_, _| {})),
                             _ => {
                                 store.get(&chosen, &mut |_| {});
@@ -277,7 +288,7 @@ fn field(file: &str, name: &str) -> u64 {
 }
 
 /// Bytes that the files of a folder take on disk (blocks, not lengths).
-fn disk_bytes(dir: &Path) -> u64 {
+pub(crate) fn disk_bytes(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir).expect("a folder").flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use fjall::config::{BlockSizePolicy, FilterPolicy, FilterPolicyEntry, BloomConstructionPolicy};
+use fjall::config::{BlockSizePolicy, BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::{BLOCK_BYTES, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Write};
@@ -14,7 +14,8 @@ struct Fjall {
 }
 
 pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
-    let db = Database::builder(dir).cache_size(setup.cache_bytes).worker_threads(2).open().expect("fjall opens");
+    let db =
+        Database::builder(dir).cache_size(setup.cache_bytes).worker_threads(2).open().expect("fjall opens");
     let bloom = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(FILTER_BITS as f32));
     let options = || {
         KeyspaceCreateOptions::default()

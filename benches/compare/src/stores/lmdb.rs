@@ -39,7 +39,8 @@ fn open_first(dir: &Path) -> Lmdb {
     let create = |opener: &heed::DatabaseOpener<'static, _>, transaction: &mut heed::RwTxn<'static>| {
         opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
     };
-    let keys = env.create_databases_and_commit(transaction, create).expect("lmdb has a database").unwrap_commit();
+    let keys =
+        env.create_databases_and_commit(transaction, create).expect("lmdb has a database").unwrap_commit();
     Lmdb { env, keys }
 }
 

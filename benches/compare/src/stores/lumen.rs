@@ -3,9 +3,9 @@
 use std::ops::Bound;
 use std::path::Path;
 
-use lumen_engine::{Batch, Durability, Engine, Options};
+use lumen_engine::{Batch, Durability, Engine, Error, Options};
 
-use super::{BLOCK_BYTES, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Write};
+use super::{BLOCK_BYTES, Debt, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Wait, Write};
 
 pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
     let options = Options {
@@ -26,7 +26,10 @@ impl Store for Engine {
             None => batch.delete(key),
         }
         let durability = if sync { Durability::Sync } else { Durability::Buffered };
-        Engine::write(self, &batch, durability).expect("lumen writes");
+        // Where others would wait on, it says after ten seconds that it is busy; then it is asked again.
+        while let Err(error) = Engine::write(self, &batch, durability) {
+            assert!(matches!(error, Error::Busy { .. }), "lumen writes: {error}");
+        }
     }
 
     fn get(&self, key: &[u8], with: &mut dyn FnMut(&[u8])) -> bool {
@@ -52,5 +55,17 @@ impl Store for Engine {
 
     fn settle(&self) {
         Engine::settle(self).expect("lumen settles");
+    }
+
+    fn debt(&self) -> Debt {
+        let stats = self.stats();
+        Debt { bytes: stats.debt_bytes, level0: stats.level0_depth, memtables: stats.frozen_memtables }
+    }
+
+    fn waits(&self) -> Vec<Wait> {
+        let stalls = self.stats().stalls_by_reason.into_iter();
+        stalls
+            .map(|stall| Wait { reason: stall.reason.into(), count: stall.count, took: stall.took })
+            .collect()
     }
 }

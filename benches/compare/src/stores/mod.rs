@@ -8,6 +8,7 @@ mod rocks;
 mod sled;
 
 use std::path::Path;
+use std::time::Duration;
 
 /// How a store is set up: the same for all that have the knob.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,25 @@ pub(crate) const BLOCK_BYTES: usize = 8 << 10;
 /// One operation of a batch: a value, or a delete.
 pub(crate) type Write<'a> = (&'a [u8], Option<&'a [u8]>);
 
+/// Work that a store has put off, as far as it tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Debt {
+    /// Bytes that compactions still have to rewrite, about.
+    pub(crate) bytes: u64,
+    /// Tables in level 0 (Lumen: over one another, at most).
+    pub(crate) level0: u64,
+    /// Memtables that wait to be flushed.
+    pub(crate) memtables: u64,
+}
+
+/// How often writers were held back since the opening, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) reason: String,
+    pub(crate) count: u64,
+    pub(crate) took: Duration,
+}
+
 /// A store that is open. A failure ends the contest, so there are no errors here.
 pub(crate) trait Store: Send + Sync {
     /// Writes one key; `None` deletes. With `sync` it is on the disk when this returns, else with the operating system,
@@ -37,6 +57,14 @@ pub(crate) trait Store: Send + Sync {
     fn scan(&self, key: &[u8], rows: usize, with: &mut dyn FnMut(&[u8], &[u8])) -> usize;
     /// Waits until everything is in its files and background work has come to rest.
     fn settle(&self);
+    /// What it has put off.
+    fn debt(&self) -> Debt {
+        Debt::default()
+    }
+    /// What writers had to wait for, if it is counted.
+    fn waits(&self) -> Vec<Wait> {
+        Vec::new()
+    }
 }
 
 /// The names of all stores; ours first.

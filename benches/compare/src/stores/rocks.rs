@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, WriteOptions,
-};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, WriteOptions};
 
-use super::{BLOCK_BYTES, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Write};
+use super::{BLOCK_BYTES, Debt, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Wait, Write};
 
 pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
     let mut tables = BlockBasedOptions::default();
@@ -70,5 +68,40 @@ impl Store for DB {
         while busy() {
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn debt(&self) -> Debt {
+        let number = |name: &str| self.property_int_value(name).ok().flatten().unwrap_or(0);
+        Debt {
+            bytes: number("rocksdb.estimate-pending-compaction-bytes"),
+            level0: number("rocksdb.num-files-at-level0"),
+            memtables: number("rocksdb.num-immutable-mem-table"),
+        }
+    }
+
+    /// From its reports. It counts how often each condition was met when a flush or compaction ended, and the time that
+    /// writers were delayed or stopped for all reasons together.
+    fn waits(&self) -> Vec<Wait> {
+        let report = |name: &str| self.property_value(name).ok().flatten().unwrap_or_default();
+        let (columns, all) = (report("rocksdb.cfstats-no-file-histogram"), report("rocksdb.dbstats"));
+        let after = |text: &str, what: &str| {
+            text.lines().find_map(|line| line.strip_prefix(what).map(str::to_string)).unwrap_or_default()
+        };
+        let condition = |part: &str| {
+            let (count, reason) = part.trim().split_once(' ')?;
+            let is_sum = reason.starts_with("interval") || reason.starts_with("total");
+            let count = count.parse().ok().filter(|_| !is_sum)?;
+            Some(Wait { reason: reason.into(), count, took: Duration::ZERO })
+        };
+        let mut waits: Vec<Wait> =
+            after(&columns, "Stalls(count):").split(',').filter_map(condition).collect();
+        // "Cumulative stall: 00:01:02.345 H:M:S, 12.3 percent"
+        let clock = after(&all, "Cumulative stall:");
+        let clock = clock.split_whitespace().next().unwrap_or_default();
+        let seconds =
+            clock.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?));
+        let took = Duration::from_secs_f64(seconds.expect("rocksdb reports its stalls"));
+        waits.push(Wait { reason: "all of these".into(), count: 0, took });
+        waits
     }
 }
