@@ -4,7 +4,6 @@
 //! not be done is undone and tried again when there is room.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::compaction::job;
@@ -15,6 +14,7 @@ use crate::flush;
 use crate::log::Log;
 use crate::quarantine;
 use crate::state::{Shared, Work};
+use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;
 
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due.
@@ -36,7 +36,7 @@ impl Background {
     pub(crate) fn start(&self) -> Result<Vec<JoinHandle<()>>> {
         let spawn = |name: &str, run: fn(&Background)| {
             let background = self.clone();
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name(name.into())
                 .spawn(move || run(&background))
                 .map_err(|e| Error::io("start a thread for", &self.shared.dir, e))

@@ -5,10 +5,7 @@
 //! reads what a power cut could take back. Publishing is in order, so a buffered batch behind a waiting one becomes
 //! visible (and returns) with it.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::batch::{Batch, Operation};
 use crate::error::Result;
@@ -17,6 +14,8 @@ use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
 use crate::memtable::Memtable;
 use crate::state::{How, Shared};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
 use crate::version::edit::Edit;
 
 /// When a write counts as done.

@@ -3,11 +3,7 @@
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::attachment::{Attachments, Frozen};
 use crate::background::Background;
@@ -27,6 +23,9 @@ use crate::slice::Slice;
 use crate::snapshot::Snapshot;
 use crate::state::Shared;
 use crate::stats::{LevelStats, Stats};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::JoinHandle;
 use crate::version::edit::Edit;
 use crate::vfs::Lock;
 

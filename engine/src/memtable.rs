@@ -6,11 +6,9 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry as Node;
-use parking_lot::RwLock;
 
 use crate::batch::Operation;
 use crate::cursor::Cursor;
@@ -18,6 +16,11 @@ use crate::error::Result;
 use crate::key::{self, Entry, Op, Seq};
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Found;
+use crate::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use crate::sync::{self, RwLock};
 
 /// Estimated bytes that the list itself takes for an entry: node, tower, box.
 const ENTRY_OVERHEAD_BYTES: usize = 112;
@@ -221,6 +224,7 @@ impl Memtable {
                 }
             };
             bytes += version.bytes.len() + ENTRY_OVERHEAD_BYTES;
+            sync::step();
             add(version);
         }
         self.bytes.fetch_add(bytes, Relaxed);

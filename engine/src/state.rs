@@ -6,12 +6,8 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex};
 
 use crate::attachment::Frozen;
 use crate::blob::BlobHandle;
@@ -27,6 +23,8 @@ use crate::quarantine::Quarantine;
 use crate::range_delete::{RangeDelete, RangeDeletes};
 use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::builder::TableMeta;
 use crate::table::cache::BlockCache;
 use crate::table::filter;

@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::error::{Error, Result};
 use crate::log::reader::{self, Recovery, Visit, segment_name};
 use crate::log::segment::{self, HEADER_BYTES, Header, Kind, MAX_RECORD_BYTES};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::vfs::{File, Mode, Vfs};
 
 /// A place in the log: everything before it was appended earlier.

@@ -12,8 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
+use crate::sync::Mutex;
 use crate::vfs::{Bytes, File, Lock, Mode, SyncError, Vfs};
 
 /// The unit that a disk writes whole or not at all.
