@@ -79,6 +79,7 @@ struct State {
     /// Files ready to become segments: name and length.
     spares: Vec<(String, u64)>,
     next_spare: u64,
+    /// Whether it takes no more, being sealed or about to be.
     sealed: bool,
 }
 
@@ -175,7 +176,8 @@ impl Log {
     }
 
     /// Copies a record into the group and answers where it ends; durable once [`Log::sync`] up to there has returned.
-    /// `seq` must not run backwards. Errors when the log is poisoned or closed, or the record is over 256 MiB.
+    /// `seq` must not run backwards; vouching and sealing records get that of the record before them. Errors when the log is
+    /// poisoned or closed, or the record is over 256 MiB.
     pub fn append(&self, seq: u64, kind: Kind, payload: &[&[u8]]) -> Result<Position> {
         let size: usize = payload.iter().map(|part| part.len()).sum();
         if size + 1 > MAX_RECORD_BYTES {
@@ -187,15 +189,19 @@ impl Log {
         }
         let need = segment::record_len(size) as u64;
         let mut state = self.state.lock();
-        state.check()?;
+        state.takes(kind)?;
+        let repeats = matches!(kind, Kind::Vouch | Kind::Seal);
         // A segment that holds no record yet takes any record, growing if it must.
         if state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
             // A vouching record repeats the seq of the record before it, which stays behind in the full segment.
-            let first_seq = if matches!(kind, Kind::Vouch | Kind::Seal) { seq + 1 } else { seq };
+            let first_seq = if repeats { state.last_seq + 1 } else { seq };
             state = self.rotate(state, first_seq, need)?;
         } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.busy {
             state = self.lead(state, false)?;
         }
+        state.takes(kind)?; // it may have been sealed meanwhile
+        // What that seq is, is known only now: others may have appended since the caller looked.
+        let seq = if repeats { state.last_seq } else { seq };
         assert!(seq >= state.last_seq, "seq {seq} is appended after {}", state.last_seq);
         let synced = if state.durable.segment == state.number { state.durable.offset } else { 0 };
         let tag = state.tag;
@@ -248,34 +254,33 @@ impl Log {
     /// If the last sync is not yet vouched for by a later record, appends and syncs an empty one, so that damage to the
     /// last group can be told from a torn tail. Meant for idle moments.
     pub fn vouch(&self) -> Result<()> {
-        let seq = {
+        {
             let state = self.state.lock();
             if state.vouched || state.busy || state.sealed {
                 return Ok(());
             }
-            state.last_seq
-        };
+        }
         let all = self.end();
         self.sync(all)?;
-        let end = self.append(seq, Kind::Vouch, &[])?;
-        self.sync(end)
+        match self.append(0, Kind::Vouch, &[]) {
+            Err(Error::Closed) => Ok(()), // the seal vouches
+            end => self.sync(end?),
+        }
     }
 
     /// Says that the log ends here, in order. Later appends answer [`Error::Closed`].
     pub fn seal(&self) -> Result<()> {
-        let seq = {
-            let state = self.state.lock();
-            if state.sealed {
-                return Ok(());
-            }
-            state.last_seq
+        // From here on nothing else is appended; who waits for a sync still gets it.
+        if std::mem::replace(&mut self.state.lock().sealed, true) {
+            return Ok(());
+        }
+        let sealed = || {
+            let all = self.end();
+            self.sync(all)?; // so that the seal vouches for everything before it
+            let end = self.append(0, Kind::Seal, &[])?;
+            self.sync(end)
         };
-        let all = self.end();
-        self.sync(all)?; // so that the seal vouches for everything before it
-        let end = self.append(seq, Kind::Seal, &[])?;
-        self.sync(end)?;
-        self.state.lock().sealed = true;
-        Ok(())
+        sealed().inspect_err(|_| self.state.lock().sealed = false)
     }
 
     /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed, one by one, so that a power
@@ -488,9 +493,12 @@ impl State {
     fn check(&self) -> Result<()> {
         match &self.poison {
             Some(error) => Err(error.clone()),
-            None if self.sealed => Err(Error::Closed),
             None => Ok(()),
         }
+    }
+
+    fn takes(&self, kind: Kind) -> Result<()> {
+        if self.sealed && kind != Kind::Seal { Err(Error::Closed) } else { self.check() }
     }
 }
 
