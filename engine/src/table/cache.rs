@@ -53,6 +53,8 @@ pub(crate) struct BlockCache {
     budget: u64,
     /// Bytes of partitions that tables hold themselves: what they take, the cache gives up.
     pinned: AtomicU64,
+    /// Held while one follows from the other, or the cache would be left with what was pinned a moment ago.
+    pinning: Mutex<()>,
     hits: Striped,
     misses: Striped,
     /// Lookups that a filter let pass although the key was not there, and those that it stopped.
@@ -70,6 +72,7 @@ impl BlockCache {
             cache: Cache::with(blocks, budget, ByBytes, CacheHasher::default(), DefaultLifecycle::default()),
             budget,
             pinned: AtomicU64::new(0),
+            pinning: Mutex::new(()),
             hits: Striped::default(),
             misses: Striped::default(),
             filter_false: Striped::default(),
@@ -108,6 +111,7 @@ impl BlockCache {
 
     /// Counts bytes held elsewhere against the budget, or (negative) no longer.
     pub(crate) fn pin(&self, bytes: i64) {
+        let _one_at_a_time = self.pinning.lock();
         let pinned = self.pinned.fetch_add(bytes as u64, Relaxed).wrapping_add(bytes as u64);
         self.cache.set_capacity(self.budget.saturating_sub(pinned));
     }
