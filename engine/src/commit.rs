@@ -151,8 +151,7 @@ impl Commit {
         edit.floor = Some(floor.max(version.floor));
         flush::bring_into_force(shared, &version, &mut edit);
         edit.log = Some(log.durable());
-        shared.commit_with(edit, How::Ingest)?;
-        shared.visible.fetch_max(seq, Ordering::AcqRel);
+        shared.commit_with(edit, How::Ingest(seq))?;
         Ok(seq)
     }
 }

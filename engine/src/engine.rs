@@ -175,10 +175,9 @@ impl Engine {
     }
 
     /// Everything visible at `seq`, which must be a moment that was published, and not older than the newest freeze when
-    /// the call began.
-    pub fn snapshot_at(&self, seq: impl FnOnce() -> Seq) -> Snapshot {
-        let snapshot = Snapshot::new(&self.shared);
-        snapshot.at(seq())
+    /// it is asked. It is asked again when memory was frozen meanwhile; the last answer counts.
+    pub fn snapshot_at(&self, seq: impl FnMut() -> Seq) -> Snapshot {
+        Snapshot::when(&self.shared, seq)
     }
 
     /// Everything as it was at `seq`: no older than [`Options::retain_seqs`] allows, no newer than what is visible.

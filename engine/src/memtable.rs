@@ -175,6 +175,8 @@ pub(crate) struct Memtable {
     expires: AtomicBool,
     bytes: AtomicUsize,
     entries: AtomicU64,
+    /// Nothing after it is here, but in memtables that came later.
+    last: AtomicU64,
 }
 
 impl Memtable {
@@ -186,6 +188,7 @@ impl Memtable {
             expires: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
             entries: AtomicU64::new(0),
+            last: AtomicU64::new(Seq::MAX),
         }
     }
 
@@ -203,6 +206,16 @@ impl Memtable {
     pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
         let Entries::List(map) = &self.map else { panic!("nothing is added to what was sorted once") };
         self.each(seq, operations, |version| drop(map.insert(version, ())));
+    }
+
+    /// Says that entries after `seq` go to another memtable; before any of them is published.
+    pub(crate) fn end(&self, seq: Seq) {
+        self.last.store(seq, Release);
+    }
+
+    /// The last seq that is not in a later memtable.
+    pub(crate) fn last(&self) -> Seq {
+        self.last.load(Acquire)
     }
 
     fn each(&self, seq: Seq, operations: &[Operation<'_>], mut add: impl FnMut(Version)) {

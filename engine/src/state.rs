@@ -178,8 +178,9 @@ pub(crate) enum How<'a> {
     Flush(&'a Arc<Memtable>),
     /// A compaction that was planned on this version.
     Compaction(&'a Version),
-    /// Tables that were made elsewhere and are newer than all others; all memory is flushed, and nobody writes.
-    Ingest,
+    /// Tables that were made elsewhere, are newer than all others and become visible as this seq; all memory is flushed,
+    /// and nobody writes.
+    Ingest(Seq),
     /// A set of files in place of everything.
     Install,
     /// Something that touches no table.
@@ -263,7 +264,7 @@ impl Shared {
         let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
         match how {
             How::Compaction(from) if !is_heeded(&edit, from, &before) => return Ok(false),
-            How::Ingest => ingest::place(&before, &mut edit),
+            How::Ingest(_) => ingest::place(&before, &mut edit),
             How::Install => {
                 edit.remove = before.slots.iter().flatten().map(|table| table.meta.number).collect();
                 edit.attachments.detach = before.attachments.keys().copied().collect();
@@ -344,7 +345,14 @@ impl Shared {
         let (mut active, mut frozen) = (view.active.clone(), view.frozen.clone());
         match how {
             How::Flush(flushed) => frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed)),
+            // Visible first: readers wait for the view. Older ones would miss what went, and not see what came for it.
+            How::Ingest(seq) => {
+                active.end(self.visible.load(Ordering::Acquire));
+                active = Arc::new(Memtable::new());
+                self.visible.fetch_max(seq, Ordering::AcqRel);
+            }
             How::Install => {
+                active.end(self.visible.load(Ordering::Acquire));
                 (active, frozen) = (Arc::new(Memtable::new()), Vec::new());
                 self.visible.store(after.durable_seq, Ordering::Release);
             }
@@ -382,16 +390,16 @@ impl Shared {
         check(&work)?;
         let view = self.view.load();
         let mut frozen = view.frozen.clone();
-        let mut active = view.active.clone();
+        let active = view.active.clone();
+        active.end(seq - 1);
         if !active.is_empty() {
             frozen.insert(0, active.clone());
             work.queue.push_back(FlushTask { memtable: active, attached: None, seq: seq - 1 });
-            active = Arc::new(Memtable::new());
         }
         let memtable = Arc::new(memtable);
         frozen.insert(0, memtable.clone());
         work.queue.push_back(FlushTask { memtable, attached: None, seq });
-        self.swap(View::new(active, frozen, view.version.clone()));
+        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
         self.visible.fetch_max(seq, Ordering::AcqRel);
         self.bell.notify_all();
         Ok(())
@@ -407,6 +415,7 @@ impl Shared {
             return Ok(());
         }
         let memtable = view.active.clone();
+        memtable.end(seq);
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
         self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
