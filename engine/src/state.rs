@@ -509,7 +509,9 @@ impl Shared {
         let wanted = bytes.max(self.options.disk_reserve_bytes).max(1);
         if self.wanted_room.swap(wanted, Ordering::AcqRel) == 0 {
             self.options.tell(&Event::DiskFull { free: self.free_space() });
-            self.bell.notify_all(); // who waits for a flush waits in vain
+            // Who waits for a flush waits in vain. Under the lock: one who has looked and not yet begun to wait would sleep on.
+            let _work = self.work.lock();
+            self.bell.notify_all();
         }
     }
 

@@ -168,7 +168,9 @@ impl State {
     fn room_for(&self, inode: u64, len: usize) -> io::Result<()> {
         let grows = len.saturating_sub(self.inodes[&inode].current.len()) as u64;
         match self.capacity {
-            Some(capacity) if self.used() + grows > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if grows > 0 && self.used() + grows > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
