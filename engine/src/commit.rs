@@ -63,7 +63,7 @@ impl Commit {
         if batch.size() >= shared.options.memtable_bytes / 2 {
             return self.write_large(shared, log, &operations, &payload, durability);
         }
-        let (seq, wait) = {
+        let (seq, end, wait) = {
             let mut order = self.order.lock();
             let seq = order.last + 1;
             let end = append(shared, log, seq, &payload)?;
@@ -74,11 +74,13 @@ impl Commit {
             } else if order.syncing.is_some_and(|position| log.durable() >= position) {
                 order.syncing = None;
             }
-            (seq, order.syncing)
+            (seq, end, order.syncing)
         };
-        match wait {
-            Some(position) => log.sync(position)?,
-            None => log.write_out()?,
+        if let Some(position) = wait {
+            log.sync(position)?;
+        }
+        if wait != Some(end) {
+            log.write_out(end)?;
         }
         shared.visible.fetch_max(seq, Ordering::AcqRel);
         if shared.view.load().active.bytes() >= shared.options.memtable_bytes {
@@ -103,7 +105,7 @@ impl Commit {
         let memtable = Memtable::of_batch(seq, operations);
         // All before it must be visible before it is frozen, and durable if it was asked to be.
         match order.syncing {
-            None if durability == Durability::Buffered => log.write_out()?,
+            None if durability == Durability::Buffered => log.write_out(end)?,
             _ => log.sync(end)?,
         }
         order.syncing = None;

@@ -230,14 +230,21 @@ impl Log {
         }
     }
 
-    /// Hands everything appended to the operating system, without waiting for the disk.
-    pub fn write_out(&self) -> Result<()> {
-        let state = self.state.lock();
-        state.check()?;
-        if state.busy || state.buffer.is_empty() {
-            return Ok(()); // whoever is busy, or waits next, takes it along
+    /// Returns once the operating system has everything before `upto`; the disk need not have it. Whoever is busy took what
+    /// there was when he began, and no more: he is waited for.
+    pub fn write_out(&self, upto: Position) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if (Position { segment: state.number, offset: state.written }) >= upto {
+                return Ok(());
+            }
+            state.check()?;
+            if state.busy {
+                self.changed.wait(&mut state);
+            } else {
+                state = self.lead(state, false)?;
+            }
         }
-        self.lead(state, false).map(drop)
     }
 
     /// Where the durable part ends.
