@@ -78,7 +78,7 @@ impl Snapshot {
             moment = Some(now);
             seq
         });
-        Snapshot { engine, moment: moment.expect("snapshot_at asks once") }
+        Snapshot { engine, moment: moment.expect("snapshot_at asks") }
     }
 
     /// The sequence number that get and search agree on.

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::coding::{Decoder, put_slice, put_varint};
 use crate::error::{Error, Result};
 use crate::log::sync_failed;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vfs::{Bytes, File, Vfs};
 
 /// What the manifest keeps about an attachment.

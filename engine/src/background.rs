@@ -4,7 +4,6 @@
 //! not be done is undone and tried again when there is room.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::compaction::job;
@@ -15,6 +14,7 @@ use crate::flush;
 use crate::log::Log;
 use crate::quarantine;
 use crate::state::{Shared, Work};
+use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;
 
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due.
@@ -36,7 +36,7 @@ impl Background {
     pub(crate) fn start(&self) -> Result<Vec<JoinHandle<()>>> {
         let spawn = |name: &str, run: fn(&Background)| {
             let background = self.clone();
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name(name.into())
                 .spawn(move || run(&background))
                 .map_err(|e| Error::io("start a thread for", &self.shared.dir, e))
@@ -45,7 +45,10 @@ impl Background {
         if self.shared.options.threads > 0 {
             threads.push(spawn("lumen-flush", Background::flush_loop)?);
         }
-        for _ in 0..self.shared.options.threads.saturating_sub(1).max(threads.len()) {
+        if self.shared.options.threads > 0 && self.log.is_some() {
+            threads.push(spawn("lumen-log", Background::log_loop)?);
+        }
+        for _ in 0..self.shared.options.threads.saturating_sub(1).max(threads.len().min(1)) {
             threads.push(spawn("lumen-compact", Background::compact_loop)?);
         }
         if self.shared.options.threads > 0 && self.shared.options.scrub_bytes_per_second > 0 {
@@ -68,12 +71,6 @@ impl Background {
 
     fn flush_loop(&self) {
         loop {
-            if let Some(log) = &self.log {
-                if log.wants_spare() && self.shared.room() > log.segment_bytes() {
-                    // Without a spare the writer makes its own segment, only slower; a real fault will meet it too.
-                    let _ = log.prepare_spare();
-                }
-            }
             {
                 let mut work = self.shared.work.lock();
                 while work.queue.is_empty() && !work.is_over() {
@@ -84,6 +81,27 @@ impl Background {
                 }
             }
             if !self.goes_on_after(self.flush_one()) {
+                return;
+            }
+        }
+    }
+
+    /// Keeps what costs time in the log off the write path: a file for the next segment is there before it is needed, and
+    /// what was written without a sync does not add up to a long one.
+    fn log_loop(&self) {
+        let Some(log) = &self.log else { return };
+        let wants_spare = || log.wants_spare() && self.shared.room() > log.segment_bytes();
+        loop {
+            // Of neither a failure is final here: a writer makes its own segment, only slower, and meets a real fault itself.
+            let failed = (wants_spare() && log.prepare_spare().is_err())
+                || (log.wants_sync() && log.sync_ahead().is_err());
+            let mut work = self.shared.work.lock();
+            while !work.is_over() && (failed || !(log.wants_sync() || wants_spare())) {
+                if self.shared.bell.wait_for(&mut work, LOOK).timed_out() && failed {
+                    break;
+                }
+            }
+            if work.is_over() {
                 return;
             }
         }

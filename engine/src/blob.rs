@@ -21,12 +21,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::coding::{Decoder, put_varint, u64_at};
 use crate::error::{Error, Result};
 use crate::log::sync_failed;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::footer::{self, BlockKind, Codec};
 use crate::vfs::{File, Mode, Vfs};
 

@@ -5,10 +5,7 @@
 //! reads what a power cut could take back. Publishing is in order, so a buffered batch behind a waiting one becomes
 //! visible (and returns) with it.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::batch::{Batch, Operation};
 use crate::error::Result;
@@ -17,6 +14,8 @@ use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
 use crate::memtable::Memtable;
 use crate::state::{How, Shared};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
 use crate::version::edit::Edit;
 
 /// When a write counts as done.
@@ -64,7 +63,7 @@ impl Commit {
         if batch.size() >= shared.options.memtable_bytes / 2 {
             return self.write_large(shared, log, &operations, &payload, durability);
         }
-        let (seq, wait) = {
+        let (seq, end, wait) = {
             let mut order = self.order.lock();
             let seq = order.last + 1;
             let end = append(shared, log, seq, &payload)?;
@@ -75,11 +74,13 @@ impl Commit {
             } else if order.syncing.is_some_and(|position| log.durable() >= position) {
                 order.syncing = None;
             }
-            (seq, order.syncing)
+            (seq, end, order.syncing)
         };
-        match wait {
-            Some(position) => log.sync(position)?,
-            None => log.write_out()?,
+        if let Some(position) = wait {
+            log.sync(position)?;
+        }
+        if wait != Some(end) && log.write_out(end)? {
+            shared.ring();
         }
         shared.visible.fetch_max(seq, Ordering::AcqRel);
         if shared.view.load().active.bytes() >= shared.options.memtable_bytes {
@@ -104,7 +105,7 @@ impl Commit {
         let memtable = Memtable::of_batch(seq, operations);
         // All before it must be visible before it is frozen, and durable if it was asked to be.
         match order.syncing {
-            None if durability == Durability::Buffered => log.write_out()?,
+            None if durability == Durability::Buffered => drop(log.write_out(end)?),
             _ => log.sync(end)?,
         }
         order.syncing = None;
@@ -115,12 +116,16 @@ impl Commit {
 
     /// Freezes the memtable, unless (without `always`) another writer did it already.
     pub(crate) fn freeze(&self, shared: &Shared, log: &Log, always: bool) -> Result<()> {
-        let order = self.order.lock();
+        let mut order = self.order.lock();
         if !always && shared.view.load().active.bytes() < shared.options.memtable_bytes {
             return Ok(());
         }
-        // All of it must be visible before it is frozen: a snapshot reads its view first and the sequence number after.
-        log.sync(log.end())?;
+        // All of it must be visible before it is frozen: a snapshot reads its view first and the sequence number after. What
+        // nobody asked to be durable is made so by the flush, while others write.
+        match order.syncing.take() {
+            None => drop(log.write_out(log.end())?),
+            Some(_) => log.sync(log.end())?,
+        }
         shared.visible.fetch_max(order.last, Ordering::AcqRel);
         shared.freeze(order.last, None)
     }
@@ -152,8 +157,7 @@ impl Commit {
         edit.floor = Some(floor.max(version.floor));
         flush::bring_into_force(shared, &version, &mut edit);
         edit.log = Some(log.durable());
-        shared.commit_with(edit, How::Ingest)?;
-        shared.visible.fetch_max(seq, Ordering::AcqRel);
+        shared.commit_with(edit, How::Ingest(seq))?;
         Ok(seq)
     }
 }

@@ -3,11 +3,7 @@
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::attachment::{Attachments, Frozen};
 use crate::background::Background;
@@ -27,6 +23,9 @@ use crate::slice::Slice;
 use crate::snapshot::Snapshot;
 use crate::state::Shared;
 use crate::stats::{LevelStats, Stats};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::JoinHandle;
 use crate::version::edit::Edit;
 use crate::vfs::Lock;
 
@@ -176,10 +175,9 @@ impl Engine {
     }
 
     /// Everything visible at `seq`, which must be a moment that was published, and not older than the newest freeze when
-    /// the call began.
-    pub fn snapshot_at(&self, seq: impl FnOnce() -> Seq) -> Snapshot {
-        let snapshot = Snapshot::new(&self.shared);
-        snapshot.at(seq())
+    /// it is asked. It is asked again when memory was frozen meanwhile; the last answer counts.
+    pub fn snapshot_at(&self, seq: impl FnMut() -> Seq) -> Snapshot {
+        Snapshot::when(&self.shared, seq)
     }
 
     /// Everything as it was at `seq`: no older than [`Options::retain_seqs`] allows, no newer than what is visible.

@@ -72,7 +72,10 @@ mod merge;
 mod output;
 mod range_delete;
 mod recovery;
+#[cfg(all(test, lumen_shuttle))]
+mod shuttle;
 mod state;
+mod sync;
 mod table;
 mod version;
 

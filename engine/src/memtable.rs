@@ -6,11 +6,9 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry as Node;
-use parking_lot::RwLock;
 
 use crate::batch::Operation;
 use crate::cursor::Cursor;
@@ -18,6 +16,11 @@ use crate::error::Result;
 use crate::key::{self, Entry, Op, Seq};
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Found;
+use crate::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use crate::sync::{self, RwLock};
 
 /// Estimated bytes that the list itself takes for an entry: node, tower, box.
 const ENTRY_OVERHEAD_BYTES: usize = 112;
@@ -172,6 +175,8 @@ pub(crate) struct Memtable {
     expires: AtomicBool,
     bytes: AtomicUsize,
     entries: AtomicU64,
+    /// Nothing after it is here, but in memtables that came later.
+    last: AtomicU64,
 }
 
 impl Memtable {
@@ -183,6 +188,7 @@ impl Memtable {
             expires: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
             entries: AtomicU64::new(0),
+            last: AtomicU64::new(Seq::MAX),
         }
     }
 
@@ -200,6 +206,16 @@ impl Memtable {
     pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
         let Entries::List(map) = &self.map else { panic!("nothing is added to what was sorted once") };
         self.each(seq, operations, |version| drop(map.insert(version, ())));
+    }
+
+    /// Says that entries after `seq` go to another memtable; before any of them is published.
+    pub(crate) fn end(&self, seq: Seq) {
+        self.last.store(seq, Release);
+    }
+
+    /// The last seq that is not in a later memtable.
+    pub(crate) fn last(&self) -> Seq {
+        self.last.load(Acquire)
     }
 
     fn each(&self, seq: Seq, operations: &[Operation<'_>], mut add: impl FnMut(Version)) {
@@ -221,6 +237,7 @@ impl Memtable {
                 }
             };
             bytes += version.bytes.len() + ENTRY_OVERHEAD_BYTES;
+            sync::step();
             add(version);
         }
         self.bytes.fetch_add(bytes, Relaxed);

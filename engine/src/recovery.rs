@@ -3,10 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-
-use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex};
 
 use crate::background::Background;
 use crate::batch::Batch;
@@ -17,6 +13,8 @@ use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::state::{Shared, View, Work};
 use crate::stats::Counters;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::cache::BlockCache;
 use crate::version::Version;
 use crate::version::manifest::{Files, Manifest};

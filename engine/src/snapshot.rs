@@ -5,7 +5,6 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use crate::error::{Error, Result};
@@ -13,6 +12,8 @@ use crate::key::Seq;
 use crate::scan::Scan;
 use crate::slice::Slice;
 use crate::state::{Moment, Shared, View};
+use crate::sync::atomic::Ordering;
+use crate::sync::hint;
 use crate::table::reader::Reach;
 
 /// The data as of one sequence number. Cheap to make and to clone.
@@ -23,13 +24,24 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Everything visible now. The view is taken first: whatever it holds frozen was visible before it was frozen, so
-    /// the sequence number read afterwards can only be newer.
+    /// Everything visible now.
     pub(crate) fn new(shared: &Shared) -> Snapshot {
-        let view = shared.view.load_full();
-        let seq = shared.visible.load(Ordering::Acquire);
-        let now = if view.expires() { shared.options.now_ms() } else { 0 };
-        Snapshot { view, moment: Moment { seq, now } }
+        Snapshot::when(shared, || shared.visible.load(Ordering::Acquire))
+    }
+
+    /// Everything as of the moment that `seq` answers, which is one that was visible when it is asked. The view is taken
+    /// first: whatever it holds frozen was visible before it was frozen, so the moment can only be newer; if so new that
+    /// memory was frozen and written to meanwhile, there is a newer view.
+    pub(crate) fn when(shared: &Shared, mut seq: impl FnMut() -> Seq) -> Snapshot {
+        loop {
+            let view = shared.view.load_full();
+            let seq = seq();
+            if seq <= view.active.last() {
+                let now = if view.expires() { shared.options.now_ms() } else { 0 };
+                return Snapshot { view, moment: Moment { seq, now } };
+            }
+            hint::spin_loop();
+        }
     }
 
     /// Everything applied, published or not; for the one thread that applies.

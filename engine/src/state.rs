@@ -6,12 +6,8 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex};
 
 use crate::attachment::Frozen;
 use crate::blob::BlobHandle;
@@ -28,6 +24,8 @@ use crate::quarantine::Quarantine;
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::builder::TableMeta;
 use crate::table::cache::BlockCache;
 use crate::table::filter;
@@ -181,8 +179,9 @@ pub(crate) enum How<'a> {
     Flush(&'a Arc<Memtable>),
     /// A compaction whose output heeds the range deletes up to this seq, and no others.
     Compaction(Seq),
-    /// Tables that were made elsewhere and are newer than all others; all memory is flushed, and nobody writes.
-    Ingest,
+    /// Tables that were made elsewhere, are newer than all others and become visible as this seq; all memory is flushed,
+    /// and nobody writes.
+    Ingest(Seq),
     /// A set of files in place of everything.
     Install,
     /// Something that touches no table.
@@ -266,7 +265,7 @@ impl Shared {
         let live = |number: &u64| before.slots.iter().flatten().any(|table| table.meta.number == *number);
         match how {
             How::Compaction(_) if !fits(&edit, &before) => return Ok(false),
-            How::Ingest => ingest::place(&before, &mut edit),
+            How::Ingest(_) => ingest::place(&before, &mut edit),
             How::Install => {
                 edit.remove = before.slots.iter().flatten().map(|table| table.meta.number).collect();
                 edit.attachments.detach = before.attachments.keys().copied().collect();
@@ -354,7 +353,14 @@ impl Shared {
         let (mut active, mut frozen) = (view.active.clone(), view.frozen.clone());
         match how {
             How::Flush(flushed) => frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed)),
+            // Visible first: readers wait for the view. Older ones would miss what went, and not see what came for it.
+            How::Ingest(seq) => {
+                active.end(self.visible.load(Ordering::Acquire));
+                active = Arc::new(Memtable::new());
+                self.visible.fetch_max(seq, Ordering::AcqRel);
+            }
             How::Install => {
+                active.end(self.visible.load(Ordering::Acquire));
                 (active, frozen) = (Arc::new(Memtable::new()), Vec::new());
                 self.visible.store(after.durable_seq, Ordering::Release);
             }
@@ -432,16 +438,16 @@ impl Shared {
         check(&work)?;
         let view = self.view.load();
         let mut frozen = view.frozen.clone();
-        let mut active = view.active.clone();
+        let active = view.active.clone();
+        active.end(seq - 1);
         if !active.is_empty() {
             frozen.insert(0, active.clone());
             work.queue.push_back(FlushTask { memtable: active, attached: None, seq: seq - 1 });
-            active = Arc::new(Memtable::new());
         }
         let memtable = Arc::new(memtable);
         frozen.insert(0, memtable.clone());
         work.queue.push_back(FlushTask { memtable, attached: None, seq });
-        self.swap(View::new(active, frozen, view.version.clone()));
+        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
         self.visible.fetch_max(seq, Ordering::AcqRel);
         self.bell.notify_all();
         Ok(())
@@ -457,6 +463,7 @@ impl Shared {
             return Ok(());
         }
         let memtable = view.active.clone();
+        memtable.end(seq);
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
         self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
@@ -550,7 +557,7 @@ impl Shared {
         let wanted = bytes.max(self.options.disk_reserve_bytes).max(1);
         if self.wanted_room.swap(wanted, Ordering::AcqRel) == 0 {
             self.options.tell(&Event::DiskFull { free: self.free_space() });
-            self.bell.notify_all(); // who waits for a flush waits in vain
+            self.ring(); // who waits for a flush waits in vain
         }
     }
 
@@ -565,6 +572,13 @@ impl Shared {
             self.bell.notify_all();
         }
         true
+    }
+
+    /// Wakes the background for something that it is not told otherwise. Under the lock: one who has looked and not yet begun
+    /// to wait would sleep on.
+    pub(crate) fn ring(&self) {
+        let _work = self.work.lock();
+        self.bell.notify_all();
     }
 
     /// Remembers that a background job failed: everyone who writes is told.

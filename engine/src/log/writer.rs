@@ -1,18 +1,17 @@
 //! Appending: writers copy their record into the group and go on; one sync releases everybody it covers.
 //!
 //! There is no delay and no log thread. Whoever waits first while no sync is under way becomes the leader: it takes all
-//! that was appended, writes it with one call, syncs, and wakes the others; meanwhile the next group gathers. After a
-//! failed write or sync the log is poisoned: nobody is acknowledged any more (design D10).
+//! that was appended, writes it with one call, syncs, and wakes the others; meanwhile the next group gathers, and may be
+//! written, but not synced. After a failed write or sync the log is poisoned: nobody is acknowledged any more (design D10).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::log::reader::{self, Recovery, Visit, segment_name};
 use crate::log::segment::{self, HEADER_BYTES, Header, Kind, MAX_RECORD_BYTES};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::vfs::{File, Mode, Vfs};
 
 /// A place in the log: everything before it was appended earlier.
@@ -54,6 +53,8 @@ pub struct LogStats {
 
 /// The buffered bytes at which an appender writes them out itself, sync or no sync.
 const WRITE_OUT_BYTES: usize = 4 << 20;
+/// Written bytes that are not synced from which on somebody should see to it.
+const SYNC_AHEAD_BYTES: u64 = 8 << 20;
 /// Purged files kept to become segments again.
 const SPARES_MAX: usize = 1;
 
@@ -73,13 +74,17 @@ struct State {
     last_seq: u64,
     /// Whether nothing was appended since the last vouching record.
     vouched: bool,
-    busy: bool,
+    /// Whether somebody writes to the file.
+    writing: bool,
+    /// Whether somebody syncs it.
+    syncing: bool,
     poison: Option<Error>,
     /// Number and first seq of every segment, ascending; the last is being written.
     segments: Vec<(u64, u64)>,
     /// Files ready to become segments: name and length.
     spares: Vec<(String, u64)>,
     next_spare: u64,
+    /// Whether it takes no more, being sealed or about to be.
     sealed: bool,
 }
 
@@ -88,7 +93,12 @@ pub struct Log {
     vfs: Arc<dyn Vfs>,
     options: LogOptions,
     state: Mutex<State>,
-    changed: Condvar,
+    /// Rung when a write has ended.
+    written: Condvar,
+    /// Rung when a sync has ended.
+    synced: Condvar,
+    /// Whether so much is unsynced that somebody should sync ahead.
+    sync_due: AtomicBool,
     syncs: AtomicU64,
     records: AtomicU64,
     bytes: AtomicU64,
@@ -156,7 +166,8 @@ impl Log {
             last_crc,
             last_seq: scan.recovery.last_seq.unwrap_or(0),
             vouched: true,
-            busy: false,
+            writing: false,
+            syncing: false,
             poison: None,
             segments,
             spares: Vec::new(),
@@ -167,7 +178,9 @@ impl Log {
             vfs,
             options,
             state: Mutex::new(state),
-            changed: Condvar::new(),
+            written: Condvar::new(),
+            synced: Condvar::new(),
+            sync_due: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -176,7 +189,8 @@ impl Log {
     }
 
     /// Copies a record into the group and answers where it ends; durable once [`Log::sync`] up to there has returned.
-    /// `seq` must not run backwards. Errors when the log is poisoned or closed, or the record is over 256 MiB.
+    /// `seq` must not run backwards; vouching and sealing records get that of the record before them. Errors when the log is
+    /// poisoned or closed, or the record is over 256 MiB.
     pub fn append(&self, seq: u64, kind: Kind, payload: &[&[u8]]) -> Result<Position> {
         let size: usize = payload.iter().map(|part| part.len()).sum();
         if size + 1 > MAX_RECORD_BYTES {
@@ -188,15 +202,19 @@ impl Log {
         }
         let need = segment::record_len(size) as u64;
         let mut state = self.state.lock();
-        state.check()?;
+        state.takes(kind)?;
+        let repeats = matches!(kind, Kind::Vouch | Kind::Seal);
         // A segment that holds no record yet takes any record, growing if it must.
         if state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
             // A vouching record repeats the seq of the record before it, which stays behind in the full segment.
-            let first_seq = if matches!(kind, Kind::Vouch | Kind::Seal) { seq + 1 } else { seq };
+            let first_seq = if repeats { state.last_seq + 1 } else { seq };
             state = self.rotate(state, first_seq, need)?;
-        } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.busy {
-            state = self.lead(state, false)?;
+        } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.writing {
+            state = self.write_buffer(state);
         }
+        state.takes(kind)?; // it may have been sealed meanwhile
+        // What that seq is, is known only now: others may have appended since the caller looked.
+        let seq = if repeats { state.last_seq } else { seq };
         assert!(seq >= state.last_seq, "seq {seq} is appended after {}", state.last_seq);
         let synced = if state.durable.segment == state.number { state.durable.offset } else { 0 };
         let tag = state.tag;
@@ -217,22 +235,44 @@ impl Log {
                 return Ok(());
             }
             state.check()?;
-            if state.busy {
-                self.changed.wait(&mut state);
+            if state.syncing {
+                self.synced.wait(&mut state);
             } else {
-                state = self.lead(state, true)?;
+                state = self.sync_all(state);
             }
         }
     }
 
-    /// Hands everything appended to the operating system, without waiting for the disk.
-    pub fn write_out(&self) -> Result<()> {
-        let state = self.state.lock();
-        state.check()?;
-        if state.busy || state.buffer.is_empty() {
-            return Ok(()); // whoever is busy, or waits next, takes it along
+    /// Makes durable what is unsynced, if that is much. For a background thread: nobody then waits long for a sync that
+    /// has to be.
+    pub fn sync_ahead(&self) -> Result<()> {
+        let end = self.end();
+        self.sync_due.store(false, Ordering::Relaxed);
+        self.sync(end)
+    }
+
+    /// Whether [`Log::sync_ahead`] has something to do.
+    pub fn wants_sync(&self) -> bool {
+        self.sync_due.load(Ordering::Relaxed)
+    }
+
+    /// Returns once the operating system has everything before `upto`; the disk need not have it. True for one caller when
+    /// so much is unsynced that [`Log::sync_ahead`] should be called.
+    pub fn write_out(&self, upto: Position) -> Result<bool> {
+        let mut state = self.state.lock();
+        loop {
+            if (Position { segment: state.number, offset: state.written }) >= upto {
+                let unsynced = state.written - state.durable.offset;
+                return Ok(unsynced >= SYNC_AHEAD_BYTES && !self.sync_due.swap(true, Ordering::Relaxed));
+            }
+            state.check()?;
+            if state.writing {
+                // Who writes took what there was when he began, and no more.
+                self.written.wait(&mut state);
+            } else {
+                state = self.write_buffer(state);
+            }
         }
-        self.lead(state, false).map(drop)
     }
 
     /// Where the durable part ends.
@@ -249,34 +289,33 @@ impl Log {
     /// If the last sync is not yet vouched for by a later record, appends and syncs an empty one, so that damage to the
     /// last group can be told from a torn tail. Meant for idle moments.
     pub fn vouch(&self) -> Result<()> {
-        let seq = {
+        {
             let state = self.state.lock();
-            if state.vouched || state.busy || state.sealed {
+            if state.vouched || state.syncing || state.sealed {
                 return Ok(());
             }
-            state.last_seq
-        };
+        }
         let all = self.end();
         self.sync(all)?;
-        let end = self.append(seq, Kind::Vouch, &[])?;
-        self.sync(end)
+        match self.append(0, Kind::Vouch, &[]) {
+            Err(Error::Closed) => Ok(()), // the seal vouches
+            end => self.sync(end?),
+        }
     }
 
     /// Says that the log ends here, in order. Later appends answer [`Error::Closed`].
     pub fn seal(&self) -> Result<()> {
-        let seq = {
-            let state = self.state.lock();
-            if state.sealed {
-                return Ok(());
-            }
-            state.last_seq
+        // From here on nothing else is appended; who waits for a sync still gets it.
+        if std::mem::replace(&mut self.state.lock().sealed, true) {
+            return Ok(());
+        }
+        let sealed = || {
+            let all = self.end();
+            self.sync(all)?; // so that the seal vouches for everything before it
+            let end = self.append(0, Kind::Seal, &[])?;
+            self.sync(end)
         };
-        let all = self.end();
-        self.sync(all)?; // so that the seal vouches for everything before it
-        let end = self.append(seq, Kind::Seal, &[])?;
-        self.sync(end)?;
-        self.state.lock().sealed = true;
-        Ok(())
+        sealed().inspect_err(|_| self.state.lock().sealed = false)
     }
 
     /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed, one by one, so that a power
@@ -366,44 +405,56 @@ impl Log {
         self.options.segment_bytes > self.options.first_segment_bytes
     }
 
-    /// Writes (and syncs) all that was appended, with the lock released meanwhile. The caller has seen `busy` unset.
-    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, sync: bool) -> Result<MutexGuard<'a, State>> {
-        debug_assert!(!state.busy);
-        state.busy = true;
+    /// Writes all that was appended, with the lock released meanwhile. The caller has seen `writing` unset.
+    fn write_buffer<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        debug_assert!(!state.writing);
+        state.writing = true;
         let empty = std::mem::take(&mut state.empty);
-        let bytes = std::mem::replace(&mut state.buffer, empty);
-        let (file, from, end) = (state.file.clone(), state.written, state.end);
-        let number = state.number;
+        let mut bytes = std::mem::replace(&mut state.buffer, empty);
+        let (file, number, from, end) = (state.file.clone(), state.number, state.written, state.end);
         drop(state);
-        let path = || self.options.dir.join(segment_name(number, self.options.extension));
-        let mut result = Ok(());
-        if !bytes.is_empty() {
-            // What a failed write left in the file is unknown: as final as a failed sync, even if the disk was full.
-            result = file.write_at(&bytes, from).map_err(|e| sync_failed(&path(), &e));
-        }
-        if result.is_ok() && sync {
-            self.syncs.fetch_add(1, Ordering::Relaxed);
-            result = file.sync().map_err(|e| sync_failed(&path(), &e.0));
-        }
+        let written = if bytes.is_empty() { Ok(()) } else { file.write_at(&bytes, from) };
         let mut state = self.state.lock();
-        state.busy = false;
-        let mut bytes = bytes;
+        state.writing = false;
         bytes.clear();
         if bytes.capacity() <= WRITE_OUT_BYTES {
             state.empty = bytes;
         }
-        match result {
-            Ok(()) => {
-                state.written = end;
-                if sync {
-                    state.durable = Position { segment: number, offset: end };
-                }
-            }
-            Err(error) => state.poison = Some(error),
+        match written {
+            Ok(()) => state.written = end,
+            // What a failed write left in the file is unknown: as final as a failed sync, even if the disk was full.
+            Err(error) => state.poison = Some(sync_failed(&self.path(number), &error)),
         }
-        self.changed.notify_all();
-        state.check()?;
-        Ok(state)
+        self.written.notify_all();
+        state
+    }
+
+    /// Writes and syncs all that was appended, with the lock released meanwhile. The caller has seen `syncing` unset.
+    fn sync_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        debug_assert!(!state.syncing);
+        state.syncing = true;
+        while state.writing {
+            self.written.wait(&mut state);
+        }
+        state = self.write_buffer(state);
+        if state.poison.is_none() {
+            let (file, number, end) = (state.file.clone(), state.number, state.written);
+            drop(state);
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            let synced = file.sync();
+            state = self.state.lock();
+            match synced {
+                Ok(()) => state.durable = Position { segment: number, offset: end },
+                Err(error) => state.poison = Some(sync_failed(&self.path(number), &error.0)),
+            }
+        }
+        state.syncing = false;
+        self.synced.notify_all();
+        state
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.options.dir.join(segment_name(number, self.options.extension))
     }
 
     /// Starts the next segment: all of the present one is made durable first, then the new header, then the name.
@@ -419,10 +470,12 @@ impl Log {
             if state.number != full {
                 return Ok(state); // somebody else did it
             }
-            if state.busy {
-                self.changed.wait(&mut state);
+            if state.syncing {
+                self.synced.wait(&mut state);
+            } else if state.writing {
+                self.written.wait(&mut state);
             } else if state.durable != (Position { segment: full, offset: state.end }) {
-                state = self.lead(state, true)?;
+                state = self.sync_all(state);
             } else {
                 break;
             }
@@ -433,7 +486,8 @@ impl Log {
             Err(error) if error.is_disk_full() => Err(error),
             Err(error) => {
                 state.poison = Some(error.clone());
-                self.changed.notify_all();
+                self.written.notify_all();
+                self.synced.notify_all();
                 Err(error)
             }
         }
@@ -489,9 +543,12 @@ impl State {
     fn check(&self) -> Result<()> {
         match &self.poison {
             Some(error) => Err(error.clone()),
-            None if self.sealed => Err(Error::Closed),
             None => Ok(()),
         }
+    }
+
+    fn takes(&self, kind: Kind) -> Result<()> {
+        if self.sealed && kind != Kind::Seal { Err(Error::Closed) } else { self.check() }
     }
 }
 

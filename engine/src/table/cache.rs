@@ -1,13 +1,14 @@
 //! Blocks that were read lately, unpacked, within one budget of bytes for data, indexes and filters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use quick_cache::Weighter;
-use quick_cache::sync::{Cache, GuardResult};
+use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult};
 
 use crate::error::Result;
 use crate::stats::Striped;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{CacheHasher, Mutex};
 use crate::table::block::Block;
 use crate::table::filter::Filter;
 
@@ -48,10 +49,12 @@ impl Weighter<BlockId, Cached> for ByBytes {
 
 /// The block cache of an engine; scan-resistant (quick_cache: a variant of S3-FIFO).
 pub(crate) struct BlockCache {
-    cache: Cache<BlockId, Cached, ByBytes>,
+    cache: Cache<BlockId, Cached, ByBytes, CacheHasher>,
     budget: u64,
     /// Bytes of partitions that tables hold themselves: what they take, the cache gives up.
     pinned: AtomicU64,
+    /// Held while one follows from the other, or the cache would be left with what was pinned a moment ago.
+    pinning: Mutex<()>,
     hits: Striped,
     misses: Striped,
     /// Lookups that a filter let pass although the key was not there, and those that it stopped.
@@ -66,9 +69,10 @@ impl BlockCache {
     pub(crate) fn new(budget: u64, block_bytes: usize) -> BlockCache {
         let blocks = (budget / block_bytes.max(512) as u64).max(16) as usize;
         BlockCache {
-            cache: Cache::with_weighter(blocks, budget, ByBytes),
+            cache: Cache::with(blocks, budget, ByBytes, CacheHasher::default(), DefaultLifecycle::default()),
             budget,
             pinned: AtomicU64::new(0),
+            pinning: Mutex::new(()),
             hits: Striped::default(),
             misses: Striped::default(),
             filter_false: Striped::default(),
@@ -107,6 +111,7 @@ impl BlockCache {
 
     /// Counts bytes held elsewhere against the budget, or (negative) no longer.
     pub(crate) fn pin(&self, bytes: i64) {
+        let _one_at_a_time = self.pinning.lock();
         let pinned = self.pinned.fetch_add(bytes as u64, Relaxed).wrapping_add(bytes as u64);
         self.cache.set_capacity(self.budget.saturating_sub(pinned));
     }
@@ -118,6 +123,11 @@ impl BlockCache {
 
     pub(crate) fn pinned(&self) -> u64 {
         self.pinned.load(Relaxed)
+    }
+
+    #[cfg(all(test, lumen_shuttle))]
+    pub(crate) fn capacity(&self) -> u64 {
+        self.cache.capacity()
     }
 
     pub(crate) fn bytes(&self) -> u64 {

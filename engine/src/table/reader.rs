@@ -1,16 +1,15 @@
 //! Table file in, entries out.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-
-use parking_lot::Mutex;
 
 use crate::coding::Decoder;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::key::{Entry, Op, Seq};
 use crate::slice::Found;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::ahead::Ahead;
 use crate::table::block::{BadBlock, Block, BlockCursor};
 use crate::table::builder::{Properties, TableMeta, split_partition};

@@ -12,8 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
+use crate::sync::Mutex;
 use crate::vfs::{Bytes, File, Lock, Mode, SyncError, Vfs};
 
 /// The unit that a disk writes whole or not at all.
@@ -169,7 +168,9 @@ impl State {
     fn room_for(&self, inode: u64, len: usize) -> io::Result<()> {
         let grows = len.saturating_sub(self.inodes[&inode].current.len()) as u64;
         match self.capacity {
-            Some(capacity) if self.used() + grows > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if grows > 0 && self.used() + grows > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }

@@ -8,8 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
+use crate::sync::Mutex;
 use crate::vfs::{Bytes, File, Lock, Mode, SyncError, Vfs};
 
 /// Where the file of a name is that is not simply below under its name.
