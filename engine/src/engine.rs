@@ -458,14 +458,15 @@ impl Engine {
             let _ = thread.join();
         }
         flushed?;
-        if self.lock.lock().is_none() {
+        let mut lock = self.lock.lock(); // held until all is sealed, so that another close does not let go of it
+        if lock.is_none() {
             return Ok(());
         }
         if let Some(log) = &self.background.log {
             log.seal()?;
         }
         self.shared.manifest.lock().seal()?;
-        *self.lock.lock() = None;
+        *lock = None;
         Ok(())
     }
 }

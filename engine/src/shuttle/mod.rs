@@ -1,7 +1,7 @@
 //! The engine's own code under a scheduler that chooses which thread goes on at every step: [`crate::sync`] says how.
 //!
 //! ```text
-//! RUSTFLAGS='--cfg lumen_shuttle' cargo test -p lumen-engine --lib --target-dir target/shuttle shuttle
+//! RUSTFLAGS='--cfg lumen_shuttle' cargo test -p lumen-engine --lib --target-dir target/shuttle shuttle::
 //! ```
 //!
 //! Each test runs so many times with threads chosen at random, and as many times by priorities that change at few places
