@@ -3,6 +3,7 @@
 //! A failure is final: it is remembered, writers are told, and the store must be reopened. A full disk is none: what could
 //! not be done is undone and tried again when there is room.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,17 @@ const LOOK: Duration = Duration::from_secs(1);
 const SCRUB_REST: Duration = Duration::from_secs(3600);
 /// Compactions wait for a flush under way while writers are this far from waiting.
 const YIELD_PRESSURE: f64 = 0.5;
+/// A store that is this far from making writers wait compacts without a rest.
+const HURRY_PRESSURE: f64 = 0.25;
+/// The longest rest at a time.
+const REST_MAX: Duration = Duration::from_millis(50);
+
+/// When a compaction last rested, and what clients had done until then.
+#[derive(Clone, Copy)]
+struct Pace {
+    since: Instant,
+    seen: u64,
+}
 
 /// What the threads work on.
 #[derive(Clone)]
@@ -207,7 +219,8 @@ impl Background {
             work.claims.push(job.claim(id));
             (version, job, id)
         };
-        let result = job::run(&self.shared, &version, &job, &|| self.goes_on());
+        let pace = Cell::new(Pace { since: Instant::now(), seen: self.shared.counters.asked() });
+        let result = job::run(&self.shared, &version, &job, &|| self.goes_on(&pace));
         let result = match result {
             Err(Error::Corrupt { file, offset, reason }) => self.without_damage(&job, &file, offset, reason),
             other => other,
@@ -284,16 +297,25 @@ impl Background {
     }
 
     /// Asked by a compaction between stretches of its work: whether it goes on. Waits while there is something more urgent:
-    /// a flush frees memory that writers wait for.
-    fn goes_on(&self) -> bool {
-        let mut work = self.shared.work.lock();
-        while work.flushing
-            && !work.is_over()
-            && self.shared.options.threads > 0
-            && self.shared.pressure().0 < YIELD_PRESSURE
-        {
-            self.shared.bell.wait(&mut work);
+    /// a flush frees memory that writers wait for. While clients are at work it rests as long as it worked, and the less the
+    /// more is to be done, so that it takes from them what it must.
+    fn goes_on(&self, pace: &Cell<Pace>) -> bool {
+        let (shared, seen) = (&self.shared, self.shared.counters.asked());
+        let before = pace.get();
+        let (worked, is_used) = (before.since.elapsed(), seen != before.seen);
+        let mut work = shared.work.lock();
+        if shared.options.threads == 0 {
+            return !work.is_over();
         }
+        while work.flushing && !work.is_over() && shared.pressure().0 < YIELD_PRESSURE {
+            shared.bell.wait(&mut work);
+        }
+        let hurry = shared.pressure().0 / HURRY_PRESSURE;
+        if is_used && hurry < 1.0 {
+            let until = Instant::now() + worked.mul_f64(1.0 - hurry).min(REST_MAX);
+            while !work.is_over() && !shared.bell.wait_until(&mut work, until).timed_out() {}
+        }
+        pace.set(Pace { since: Instant::now(), seen });
         !work.is_over()
     }
 }

@@ -106,8 +106,17 @@ impl Batch {
 
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.count);
-        out.extend_from_slice(&self.operations);
+        self.with_parts(|parts| parts.iter().for_each(|part| out.extend_from_slice(part)));
+    }
+
+    /// The encoding, in parts that lie where they lie.
+    pub(crate) fn with_parts<T>(&self, each: impl FnOnce(&[&[u8]]) -> T) -> T {
+        if self.count < 0x80 {
+            return each(&[&[self.count as u8], &self.operations]); // a varint of one byte
+        }
+        let mut count = Vec::with_capacity(10);
+        put_varint(&mut count, self.count);
+        each(&[&count, &self.operations])
     }
 
     /// The operations that take effect, each key once: the last write of a key wins, and a range delete takes away what
@@ -115,10 +124,14 @@ impl Batch {
     /// points. Errors name a key or value over its limit.
     pub fn effective(&self) -> Result<Vec<Operation<'_>>> {
         let mut decoder = Decoder::new(&self.operations);
+        if self.count == 1 {
+            let only = decode_operation(&mut decoder).expect("a batch encodes itself");
+            check_lens(&only)?;
+            return Ok(vec![only]);
+        }
         let mut ranges = Vec::new();
         let mut points: Vec<Option<Operation<'_>>> = Vec::with_capacity(self.len());
         let mut place: HashMap<&[u8], usize> = HashMap::new();
-        let many = self.count > 1;
         while !decoder.is_empty() {
             let operation = decode_operation(&mut decoder).expect("a batch encodes itself");
             match operation {
@@ -131,14 +144,9 @@ impl Batch {
                     ranges.push(operation);
                 }
                 Operation::Put(key, _) | Operation::Delete(key) | Operation::PutUntil(key, ..) => {
-                    check_len("a key", key.len(), KEY_BYTES_MAX)?;
-                    if let Operation::Put(_, value) | Operation::PutUntil(_, value, _) = operation {
-                        check_len("a value", value.len(), VALUE_BYTES_MAX)?;
-                    }
-                    if many {
-                        if let Some(earlier) = place.insert(key, points.len()) {
-                            points[earlier] = None;
-                        }
+                    check_lens(&operation)?;
+                    if let Some(earlier) = place.insert(key, points.len()) {
+                        points[earlier] = None;
                     }
                     points.push(Some(operation));
                 }
@@ -165,6 +173,17 @@ pub(crate) fn check_len(what: &'static str, size: usize, limit: usize) -> Result
         return Err(Error::TooLarge { what, size: size as u64, limit: limit as u64 });
     }
     Ok(())
+}
+
+fn check_lens(operation: &Operation<'_>) -> Result<()> {
+    match *operation {
+        Operation::DeleteRange(..) => Ok(()),
+        Operation::Delete(key) => check_len("a key", key.len(), KEY_BYTES_MAX),
+        Operation::Put(key, value) | Operation::PutUntil(key, value, _) => {
+            check_len("a key", key.len(), KEY_BYTES_MAX)?;
+            check_len("a value", value.len(), VALUE_BYTES_MAX)
+        }
+    }
 }
 
 fn decode_operation<'a>(decoder: &mut Decoder<'a>) -> Option<Operation<'a>> {

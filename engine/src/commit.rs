@@ -57,24 +57,23 @@ impl Commit {
         shared.admit(PATIENCE)?;
         shared.check()?;
         let operations = batch.effective()?;
-        let mut payload = Vec::with_capacity(batch.size() + 8);
-        batch.encode(&mut payload);
         shared.counters.user_bytes.add(batch.size() as u64);
         if batch.size() >= shared.options.memtable_bytes / 2 {
-            return self.write_large(shared, log, &operations, &payload, durability);
+            return self.write_large(shared, log, &operations, batch, durability);
         }
-        let (seq, end, wait) = {
+        let (seq, end, wait, bytes) = {
             let mut order = self.order.lock();
             let seq = order.last + 1;
-            let end = append(shared, log, seq, &payload)?;
+            let end = append(shared, log, seq, batch)?;
             order.last = seq;
-            shared.view.load().active.insert(seq, &operations);
+            let view = shared.view.load();
+            view.active.insert(seq, &operations);
             if durability == Durability::Sync {
                 order.syncing = Some(end);
             } else if order.syncing.is_some_and(|position| log.durable() >= position) {
                 order.syncing = None;
             }
-            (seq, end, order.syncing)
+            (seq, end, order.syncing, view.active.bytes())
         };
         if let Some(position) = wait {
             log.sync(position)?;
@@ -83,7 +82,7 @@ impl Commit {
             shared.ring();
         }
         shared.visible.fetch_max(seq, Ordering::AcqRel);
-        if shared.view.load().active.bytes() >= shared.options.memtable_bytes {
+        if bytes >= shared.options.memtable_bytes {
             self.freeze(shared, log, false)?;
         }
         Ok(seq)
@@ -95,12 +94,12 @@ impl Commit {
         shared: &Shared,
         log: &Log,
         operations: &[Operation<'_>],
-        payload: &[u8],
+        batch: &Batch,
         durability: Durability,
     ) -> Result<Seq> {
         let mut order = self.order.lock();
         let seq = order.last + 1;
-        let end = append(shared, log, seq, payload)?;
+        let end = append(shared, log, seq, batch)?;
         order.last = seq;
         let memtable = Memtable::of_batch(seq, operations);
         // All before it must be visible before it is frozen, and durable if it was asked to be.
@@ -162,9 +161,11 @@ impl Commit {
     }
 }
 
-fn append(shared: &Shared, log: &Log, seq: Seq, payload: &[u8]) -> Result<Position> {
-    log.append(seq, Kind::Batch, &[payload]).map_err(|error| match error.is_disk_full() {
-        true => shared.disk_is_full(),
-        false => error,
+fn append(shared: &Shared, log: &Log, seq: Seq, batch: &Batch) -> Result<Position> {
+    batch.with_parts(|parts| log.append(seq, Kind::Batch, parts)).map_err(|error| {
+        match error.is_disk_full() {
+            true => shared.disk_is_full(),
+            false => error,
+        }
     })
 }

@@ -436,12 +436,7 @@ impl Engine {
     /// Ends the threads without a close: nothing more is flushed, as after a kill. Dropping the engine does it too; whoever
     /// gives out things that hold the engine, and that its own threads may be the last to let go of, calls it first.
     pub fn stop(&self) {
-        {
-            let mut work = self.shared.work.lock();
-            work.closing = true;
-            work.queue.clear();
-        }
-        self.shared.bell.notify_all();
+        self.shared.end(true);
         for thread in self.threads.lock().drain(..) {
             // A thread that panicked has nothing more to say here; its work is in the log.
             let _ = thread.join();
@@ -451,8 +446,7 @@ impl Engine {
     /// Flushes, seals the log and stops the threads. Writes are refused afterwards; snapshots stay readable.
     pub fn close(&self) -> Result<()> {
         let flushed = if self.shared.work.lock().closing { Ok(()) } else { self.flush() };
-        self.shared.work.lock().closing = true;
-        self.shared.bell.notify_all();
+        self.shared.end(false);
         for thread in self.threads.lock().drain(..) {
             // A thread that panicked has nothing more to say here; its work is in the log.
             let _ = thread.join();

@@ -260,6 +260,11 @@ impl Memtable {
         self.ranges.read().clone()
     }
 
+    /// Whether there is any range delete.
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.has_ranges.load(Relaxed)
+    }
+
     /// Whether any entry expires.
     pub(crate) fn expires(&self) -> bool {
         self.expires.load(Relaxed)

@@ -13,7 +13,7 @@ use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::state::{Shared, View, Work};
 use crate::stats::Counters;
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::cache::BlockCache;
 use crate::version::Version;
@@ -94,8 +94,8 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         log = Some(Arc::new(log_opened));
         recovery = replayed;
     }
-    let view = View::new(active, Vec::new(), Arc::new(version));
     let picker = picker::from_options(&options);
+    let view = View::new(active, Vec::new(), Arc::new(version)).measured(&options, &*picker);
     let shared = Shared {
         options,
         dir: dir.to_path_buf(),
@@ -106,6 +106,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         orphans: Mutex::new(orphans),
         manifest: Mutex::new(opened.manifest),
         work: Mutex::new(Work::default()),
+        over: AtomicBool::new(false),
         bell: Condvar::new(),
         picker,
         counters: Counters::default(),

@@ -21,6 +21,8 @@ pub struct Scan<'a> {
     key: Vec<u8>,
     value: Vec<u8>,
     seq: Seq,
+    /// Whether any range delete may lie over a row.
+    has_ranges: bool,
 }
 
 /// Versions of one key that are stepped over before the rest of them is jumped over.
@@ -45,7 +47,8 @@ fn owned(bound: Bound<&[u8]>) -> Bound<Vec<u8>> {
 impl<'a> Scan<'a> {
     pub(crate) fn new(view: &'a View, at: Moment, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Scan<'a> {
         let mut cursors: Vec<Box<dyn Cursor + 'a>> = Vec::new();
-        for memtable in view.memtables() {
+        // Whatever comes into an empty one from now on is newer than this walk.
+        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
             cursors.push(Box::new(memtable.cursor()));
         }
         view.version.cursors(&mut cursors);
@@ -59,6 +62,7 @@ impl<'a> Scan<'a> {
             key: Vec::new(),
             value: Vec::new(),
             seq: 0,
+            has_ranges: view.has_range_deletes(),
         }
     }
 
@@ -133,7 +137,7 @@ impl<'a> Scan<'a> {
             }
             _ => self.merged.seek(key)?,
         }
-        self.settle_forward(None)
+        self.settle_forward(false)
     }
 
     /// To the next row. Answers whether there is one.
@@ -154,53 +158,45 @@ impl<'a> Scan<'a> {
                     Bound::Unbounded => self.merged.seek_first()?,
                     Bound::Included(start) | Bound::Excluded(start) => self.merged.seek(start)?,
                 }
-                self.settle_forward(None)
+                self.settle_forward(false)
             }
             Place::Forward => {
-                let mut left = std::mem::take(&mut self.key);
-                left.clear();
-                left.extend_from_slice(self.merged.entry().map_or(&[], |entry| entry.key));
+                self.key.clear();
+                self.key.extend_from_slice(self.merged.entry().map_or(&[], |entry| entry.key));
                 self.merged.next()?;
-                let found = self.settle_forward(Some(&left));
-                self.key = left;
-                found
+                self.settle_forward(true)
             }
             Place::Backward => {
-                let left = std::mem::take(&mut self.key);
-                self.merged.seek(&left)?;
-                let found = self.settle_forward(Some(&left));
-                self.key = left;
-                found
+                self.merged.seek(&self.key)?;
+                self.settle_forward(true)
             }
         }
     }
 
-    /// Walks on to the newest visible version of a key other than `left`.
-    fn settle_forward(&mut self, left: Option<&[u8]>) -> Result<bool> {
-        // The key whose newer version decided that it is not a row.
-        let mut hidden: Vec<u8> = left.map(<[u8]>::to_vec).unwrap_or_default();
-        let mut hiding = left.is_some();
+    /// Walks on to the newest visible version of a key; if `hiding`, of another one than `self.key`, which from then on is
+    /// the last key whose newer version has decided that it is not a row.
+    fn settle_forward(&mut self, mut hiding: bool) -> Result<bool> {
         let mut steps = 0;
         while let Some(entry) = self.merged.entry() {
             if !self.within_end(entry.key) {
                 break;
             }
-            let is_hidden = hiding && entry.key == hidden;
+            let is_hidden = hiding && entry.key == self.key;
             if entry.seq <= self.at.seq && !is_hidden && self.within_start(entry.key) {
                 if self.is_row(&entry) {
                     self.place = Place::Forward;
                     return self.load_blob();
                 }
-                hidden.clear();
-                hidden.extend_from_slice(entry.key);
+                self.key.clear();
+                self.key.extend_from_slice(entry.key);
                 (hiding, steps) = (true, 0);
             }
             steps += 1;
             if is_hidden && steps > STEPS_MAX {
                 // A key that was written over and over: on to the first that is greater.
-                let mut next = hidden.clone();
-                next.push(0);
-                self.merged.seek(&next)?;
+                self.key.push(0);
+                self.merged.seek(&self.key)?;
+                self.key.pop();
                 steps = 0;
             } else {
                 self.merged.next()?;
@@ -211,7 +207,8 @@ impl<'a> Scan<'a> {
     }
 
     fn is_row(&self, entry: &Entry<'_>) -> bool {
-        entry.is_live(self.at.now) && !self.view.is_range_deleted(entry.key, entry.seq, self.at.seq)
+        entry.is_live(self.at.now)
+            && !(self.has_ranges && self.view.is_range_deleted(entry.key, entry.seq, self.at.seq))
     }
 
     /// Reads the value of the row that the cursor stands on, if it lies elsewhere.

@@ -24,7 +24,7 @@ use crate::quarantine::Quarantine;
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::builder::TableMeta;
 use crate::table::cache::BlockCache;
@@ -43,6 +43,8 @@ pub(crate) struct View {
     pub version: Arc<Version>,
     /// Whether any entry outside the active memtable expires.
     expires: bool,
+    /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
+    pressure: (f64, Stall),
 }
 
 /// Views that were replaced while somebody still held them, and when.
@@ -51,12 +53,27 @@ type Replaced = VecDeque<(Instant, Weak<View>)>;
 impl View {
     pub(crate) fn new(active: Arc<Memtable>, frozen: Vec<Arc<Memtable>>, version: Arc<Version>) -> View {
         let expires = version.expires() || frozen.iter().any(|memtable| memtable.expires());
-        View { active, frozen, version, expires }
+        View { active, frozen, version, expires, pressure: (0.0, Stall::Memory) }
+    }
+
+    /// With its pressure, which every write asks for.
+    pub(crate) fn measured(mut self, options: &Options, picker: &dyn Picker) -> View {
+        let part = |is: usize, stop: usize| is as f64 / stop.max(1) as f64;
+        let depth = self.version.sublevels.len();
+        let debt = picker.debt(&self.version) as f64 / options.debt_stop_bytes.max(1) as f64;
+        let all = [
+            (part(self.frozen.len(), options.memtables_max), Stall::Memory),
+            (picker.stop_at().map_or(0.0, |stop| part(depth, stop)), Stall::Level0),
+            (debt, Stall::Debt),
+        ];
+        self.pressure = all.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b)).expect("three of them");
+        self
     }
 
     /// The newest value of `key` that a reader sees, and the seq that wrote it.
     pub(crate) fn get(&self, key: &[u8], moment: Moment, reach: Reach) -> Result<Option<(Seq, Slice)>> {
-        let found = self.memtables().find_map(|memtable| memtable.get(key, moment.seq));
+        let mut memtables = self.memtables().filter(|memtable| !memtable.is_empty());
+        let found = memtables.find_map(|memtable| memtable.get(key, moment.seq));
         let found = match found {
             Some(found) => Some(found),
             None => self.version.get(key, moment.seq, reach)?,
@@ -124,6 +141,11 @@ impl View {
             || self
                 .memtables()
                 .any(|memtable| memtable.range_deleted(key, at).is_some_and(|newest| seq < newest))
+    }
+
+    /// Whether there is any range delete.
+    pub(crate) fn has_range_deletes(&self) -> bool {
+        !self.version.range_deletes.is_empty() || self.memtables().any(|memtable| memtable.has_ranges())
     }
 
     /// Whether any entry expires, so that a reader has to know the time.
@@ -201,6 +223,8 @@ pub(crate) struct Shared {
     pub orphans: Mutex<Vec<PathBuf>>,
     pub manifest: Mutex<Manifest>,
     pub work: Mutex<Work>,
+    /// Whether [`Work::is_over`], without its lock.
+    pub over: AtomicBool,
     /// Rung when there is work, and when work is done.
     pub bell: Condvar,
     /// What to compact next.
@@ -413,7 +437,7 @@ impl Shared {
 
     /// Lets readers see another view. Under `work`.
     fn swap(&self, view: View) {
-        let before = self.view.swap(Arc::new(view));
+        let before = self.view.swap(Arc::new(view.measured(&self.options, &*self.picker)));
         let mut replaced = self.replaced.lock();
         replaced.retain(|(_, view)| view.strong_count() > 0);
         replaced.push_back((Instant::now(), Arc::downgrade(&before)));
@@ -474,16 +498,7 @@ impl Shared {
 
     /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
     pub(crate) fn pressure(&self) -> (f64, Stall) {
-        let (view, options) = (self.view.load(), &self.options);
-        let part = |is: usize, stop: usize| is as f64 / stop.max(1) as f64;
-        let depth = view.version.sublevels.len();
-        let debt = self.picker.debt(&view.version) as f64 / options.debt_stop_bytes.max(1) as f64;
-        let all = [
-            (part(view.frozen.len(), options.memtables_max), Stall::Memory),
-            (self.picker.stop_at().map_or(0.0, |stop| part(depth, stop)), Stall::Level0),
-            (debt, Stall::Debt),
-        ];
-        all.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b)).expect("three of them")
+        self.view.load().pressure
     }
 
     /// Waits until writers may go on; `Busy` when that takes longer than `patience`, `DiskFull` at once.
@@ -585,11 +600,23 @@ impl Shared {
     pub(crate) fn fail(&self, error: &Error) {
         let mut work = self.work.lock();
         work.failure.get_or_insert_with(|| error.clone());
+        self.over.store(true, Ordering::Release);
+        self.bell.notify_all();
+    }
+
+    /// From now on nothing is begun; if `abandon`, what waits to be flushed is not either.
+    pub(crate) fn end(&self, abandon: bool) {
+        let mut work = self.work.lock();
+        work.closing = true;
+        if abandon {
+            work.queue.clear();
+        }
+        self.over.store(true, Ordering::Release);
         self.bell.notify_all();
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        check(&self.work.lock())
+        if self.over.load(Ordering::Acquire) { check(&self.work.lock()) } else { Ok(()) }
     }
 }
 

@@ -91,6 +91,11 @@ impl Counters {
         self.by_reason[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// Rises whenever clients read or write.
+    pub(crate) fn asked(&self) -> u64 {
+        self.user_bytes.sum().wrapping_add(self.gets.sum())
+    }
+
     pub(crate) fn stalled(&self, stall: Stall, took: Duration) {
         let (count, micros) = &self.stalls[stall as usize];
         count.fetch_add(1, Relaxed);
