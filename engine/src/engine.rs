@@ -166,7 +166,7 @@ impl Engine {
     /// The value of `key`, as visible now.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
         self.shared.counters.gets.add(1);
-        self.snapshot().get(key)
+        Snapshot::get_now(&self.shared, key)
     }
 
     /// Everything visible now, to be read as long as it is held.
@@ -410,7 +410,7 @@ impl Engine {
             stalls_by_reason: counters.stalls(),
             disk_full: self.shared.is_disk_full(),
             debt_bytes: self.shared.picker.debt(&view.version),
-            level0_depth: view.version.sublevels.len() as u64,
+            level0_depth: view.version.depth as u64,
             user_bytes: counters.user_bytes.sum(),
             blob_bytes: view.version.blobs.values().map(|blob| blob.meta.len).sum(),
             blob_bytes_used: view.version.blob_bytes_used().values().sum(),

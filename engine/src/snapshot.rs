@@ -35,10 +35,19 @@ impl Snapshot {
     pub(crate) fn when(shared: &Shared, mut seq: impl FnMut() -> Seq) -> Snapshot {
         loop {
             let view = shared.view.load_full();
-            let seq = seq();
-            if seq <= view.active.last() {
-                let now = if view.expires() { shared.options.now_ms() } else { 0 };
-                return Snapshot { view, moment: Moment { seq, now } };
+            if let Some(moment) = moment(shared, &view, seq()) {
+                return Snapshot { view, moment };
+            }
+            hint::spin_loop();
+        }
+    }
+
+    /// The value of `key`, as visible now. Without a snapshot: readers then write to nothing that they share.
+    pub(crate) fn get_now(shared: &Shared, key: &[u8]) -> Result<Option<Slice>> {
+        loop {
+            let view = shared.view.load();
+            if let Some(moment) = moment(shared, &view, shared.visible.load(Ordering::Acquire)) {
+                return Ok(view.get(key, moment, Reach::Disk)?.map(|(_, value)| value));
             }
             hint::spin_loop();
         }
@@ -103,4 +112,10 @@ impl Snapshot {
     pub fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Scan<'_> {
         Scan::new(&self.view, self.moment, start, end)
     }
+}
+
+/// The moment of `seq`, if `view` holds everything up to it.
+fn moment(shared: &Shared, view: &View, seq: Seq) -> Option<Moment> {
+    let now = if view.expires() { shared.options.now_ms() } else { 0 };
+    (seq <= view.active.last()).then_some(Moment { seq, now })
 }

@@ -59,7 +59,7 @@ impl View {
     /// With its pressure, which every write asks for.
     pub(crate) fn measured(mut self, options: &Options, picker: &dyn Picker) -> View {
         let part = |is: usize, stop: usize| is as f64 / stop.max(1) as f64;
-        let depth = self.version.sublevels.len();
+        let depth = self.version.depth;
         let debt = picker.debt(&self.version) as f64 / options.debt_stop_bytes.max(1) as f64;
         let all = [
             (part(self.frozen.len(), options.memtables_max), Stall::Memory),

@@ -14,7 +14,7 @@ use crate::output::{Fate, Output, Plan, Survivors};
 use crate::state::{How, Shared};
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
-use crate::version::{RunCursor, SLOTS, Version, sublevels};
+use crate::version::{Run, RunCursor, SLOTS, Version, sublevels};
 
 /// Runs a job and installs its result. Stops early when `goes_on`, asked every few thousand entries, denies it; what it has
 /// noted of its progress by then is where the next run of the same job begins.
@@ -132,7 +132,8 @@ fn merge(
     let mut cursors: Vec<Box<dyn Cursor>> = Vec::new();
     for input in &job.inputs {
         let runs = if input.slot == 0 { sublevels(&input.tables) } else { vec![input.tables.clone()] };
-        cursors.extend(runs.into_iter().map(|run| Box::new(RunCursor::new(run, false)) as Box<dyn Cursor>));
+        let runs = runs.into_iter().map(|run| RunCursor::new(Arc::new(Run::new(run)), false));
+        cursors.extend(runs.map(|cursor| Box::new(cursor) as Box<dyn Cursor>));
     }
     let mut bottom = BottomCheck::new(version, job, target);
     let mut cutter = Cutter::new(version, target, shared.options.table_bytes);

@@ -57,7 +57,7 @@ impl Picker for Leveled {
         let shape = self.shape(version);
         let fill = |slot: usize| version.slot_bytes(slot) as f64 / shape.bytes_max[slot].max(1) as f64;
         // Slot 0 counts by how many tables a read meets, and by bytes, for those that come in order meet no other.
-        let depth = version.sublevels.len() as f64 / self.level0_tables as f64;
+        let depth = version.depth as f64 / self.level0_tables as f64;
         let level0 = depth.max(version.slot_bytes(0) as f64 / self.level0_bytes.max(1) as f64);
         // A level's need counts less while the next one is over its size too (Pebble divides so): pressure goes down.
         let mut due = Vec::new();

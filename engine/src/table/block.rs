@@ -173,6 +173,7 @@ impl Block {
     }
 
     /// How many entries it holds.
+    #[cfg(feature = "fuzzing")]
     pub(crate) fn entries(&self) -> usize {
         self.entries
     }
@@ -245,20 +246,25 @@ impl Block {
 
     /// In an index: the number and value of the first entry whose key is at least `key`.
     pub(crate) fn at_or_after(&self, key: &[u8]) -> Result<Option<(usize, &[u8])>, BadBlock> {
-        if self.interval != 1 {
-            return Err(BadBlock);
-        }
-        let common = self.common();
-        let index = match key[..key.len().min(common.len())].cmp(common) {
-            Ordering::Less => 0,
-            Ordering::Greater => return Ok(None),
-            Ordering::Equal => self.restart_from(&key[common.len()..])?,
-        };
+        let index = self.number_from(key)?;
         if index == self.entries {
             return Ok(None);
         }
         let (at, value_at, _) = self.restart(index);
         Ok(Some((index, &self.bytes[self.decode(at, value_at)?.value])))
+    }
+
+    /// In an index: the number of the first entry whose key is at least `key`; as many as there are when there is none.
+    pub(crate) fn number_from(&self, key: &[u8]) -> Result<usize, BadBlock> {
+        if self.interval != 1 {
+            return Err(BadBlock);
+        }
+        let common = self.common();
+        match key[..key.len().min(common.len())].cmp(common) {
+            Ordering::Less => Ok(0),
+            Ordering::Greater => Ok(self.entries),
+            Ordering::Equal => self.restart_from(&key[common.len()..]),
+        }
     }
 
     /// The newest version of `key`: its seq, what it says and where its value lies.

@@ -24,6 +24,8 @@ struct Opened {
     top: Arc<Block>,
     /// Where blocks end and the top index begins.
     blocks_end: u64,
+    /// Where the partitions lie.
+    handles: Vec<Handle>,
     /// Partitions that this table holds itself, in the order of the top index; empty unless it is pinned.
     pinned: Vec<OnceLock<Arc<Partition>>>,
 }
@@ -56,6 +58,23 @@ impl Drop for Table {
         if self.obsolete.load(Ordering::Acquire) {
             // Nobody reads it any more and the manifest does not name it; should this fail, the next opening removes it.
             let _ = self.vfs.remove(&self.path);
+        }
+    }
+}
+
+/// A partition, held by the table or by who reads it.
+enum Held<'a> {
+    Pinned(&'a Partition),
+    Loaded(Arc<Partition>),
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Partition;
+
+    fn deref(&self) -> &Partition {
+        match self {
+            Held::Pinned(partition) => partition,
+            Held::Loaded(partition) => partition,
         }
     }
 }
@@ -144,9 +163,17 @@ impl Table {
                 self.corrupt(footer.properties.offset, "the properties are not those of the manifest")
             );
         }
-        let partitions = if self.pin.load(Ordering::Relaxed) { top.entries() } else { 0 };
+        let (top, blocks_end) = (Arc::new(top), footer.index.offset);
+        let (mut handles, mut cursor) = (Vec::new(), BlockCursor::new(top.clone()));
+        let mut moved = cursor.seek_first();
+        while let (Ok(()), Some(entry)) = (moved, cursor.entry()) {
+            handles.push(self.handle(blocks_end, entry.value, blocks_end)?);
+            moved = cursor.next();
+        }
+        moved.map_err(|_| self.corrupt(blocks_end, "malformed top index"))?;
+        let partitions = if self.pin.load(Ordering::Relaxed) { handles.len() } else { 0 };
         let pinned = (0..partitions).map(|_| OnceLock::new()).collect();
-        Ok(Opened { file, top: Arc::new(top), blocks_end: footer.index.offset, pinned })
+        Ok(Opened { file, top, blocks_end, handles, pinned })
     }
 
     fn unpack(&self, bytes: &[u8], handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
@@ -160,10 +187,10 @@ impl Table {
         self.unpack(&bytes, handle, kind)
     }
 
-    /// Where an index at `at` points to.
-    fn handle(&self, opened: &Opened, value: &[u8], at: u64) -> Result<Handle> {
+    /// Where an index at `at` points to, which is before `blocks_end`.
+    fn handle(&self, blocks_end: u64, value: &[u8], at: u64) -> Result<Handle> {
         let handle = Handle::decode(value).ok_or_else(|| self.corrupt(at, "malformed index entry"))?;
-        match handle.end(opened.blocks_end) {
+        match handle.end(blocks_end) {
             Some(_) => Ok(handle),
             None => Err(self.corrupt(at, "the index points outside the file")),
         }
@@ -181,17 +208,14 @@ impl Table {
         parts().map(Arc::new).ok_or_else(|| self.corrupt(handle.offset, "malformed partition"))
     }
 
-    /// The partition with this number, which lies at `handle`.
-    fn partition(
-        &self,
-        opened: &Opened,
-        (number, handle): (usize, Handle),
-        reach: Reach,
-        keep: bool,
-    ) -> Result<Arc<Partition>> {
+    /// The partition with this number.
+    fn partition<'a>(&self, opened: &'a Opened, number: usize, reach: Reach, keep: bool) -> Result<Held<'a>> {
+        let Some(&handle) = opened.handles.get(number) else {
+            return Err(self.corrupt(opened.blocks_end, "malformed top index"));
+        };
         let pinned = opened.pinned.get(number).filter(|slot| slot.get().is_some() || self.cache.may_pin());
         if let Some(partition) = pinned.and_then(OnceLock::get) {
-            return Ok(partition.clone());
+            return Ok(Held::Pinned(partition));
         }
         let load = || {
             let raw = self.read_raw(&*opened.file, handle, BlockKind::Partition)?;
@@ -204,10 +228,10 @@ impl Table {
                 if pinned.set(loaded.clone()).is_ok() {
                     self.cache.pin(bytes_of(&loaded) as i64);
                 }
-                Ok(loaded)
+                Ok(Held::Loaded(loaded))
             }
             None => match self.cached(handle, reach, keep, || load().map(Cached::Partition))? {
-                Cached::Partition(partition) => Ok(partition),
+                Cached::Partition(partition) => Ok(Held::Loaded(partition)),
                 Cached::Data(_) => Err(self.corrupt(handle.offset, "a block where a partition should be")),
             },
         }
@@ -254,17 +278,16 @@ impl Table {
         }
         let opened = self.opened(reach)?;
         let bad = |at: u64| move |_: BadBlock| self.corrupt(at, "malformed index");
-        let found = opened.top.at_or_after(key).map_err(bad(opened.blocks_end))?;
-        let Some((number, value)) = found else { return Ok(None) };
-        let at_partition = self.handle(opened, value, opened.blocks_end)?;
-        let partition = self.partition(opened, (number, at_partition), reach, true)?;
+        let number = opened.top.number_from(key).map_err(bad(opened.blocks_end))?;
+        let Some(&at_partition) = opened.handles.get(number) else { return Ok(None) };
+        let partition = self.partition(opened, number, reach, true)?;
         if !partition.filter.may_contain(hash) {
             self.cache.filter_stopped.add(1);
             return Ok(None);
         }
         let found = partition.index.at_or_after(key).map_err(bad(at_partition.offset))?;
         let Some((_, value)) = found else { return Ok(None) };
-        let handle = self.handle(opened, value, at_partition.offset)?;
+        let handle = self.handle(opened.blocks_end, value, at_partition.offset)?;
         let block =
             self.data(handle, reach, true, || self.read_raw(&*opened.file, handle, BlockKind::Data))?;
         match block.find(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))? {
@@ -315,10 +338,9 @@ impl Table {
         let mut moved = top.seek_first();
         while let (Ok(()), Some(entry)) = (moved, top.entry()) {
             let to = after(entry.key);
-            let partition = self.handle(opened, entry.value, opened.blocks_end).and_then(|handle| {
-                Ok((handle, self.partition(opened, (top.index(), handle), Reach::Disk, false)?))
-            });
-            if let Some((handle, partition)) = or_damage(partition, &from, &to, &mut damage)? {
+            let handle = opened.handles[top.index()];
+            let partition = self.partition(opened, top.index(), Reach::Disk, false);
+            if let Some(partition) = or_damage(partition, &from, &to, &mut damage)? {
                 let mut index = BlockCursor::new(partition.index.clone());
                 let mut moved = index.seek_first();
                 let mut from = from.clone();
@@ -353,7 +375,7 @@ impl Table {
         from: &[u8],
         to: &[u8],
     ) -> Result<Vec<(Vec<u8>, Seq, Op, Vec<u8>)>> {
-        let handle = self.handle(opened, value, at)?;
+        let handle = self.handle(opened.blocks_end, value, at)?;
         let raw = self.read_raw(&*opened.file, handle, BlockKind::Data)?;
         let mut cursor = BlockCursor::new(self.load_block(raw, handle)?);
         let mut entries: Vec<(Vec<u8>, Seq, Op, Vec<u8>)> = Vec::new();
@@ -505,12 +527,9 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
         self.data = None;
         self.index = None;
         let opened = self.table.opened(Reach::Disk)?;
-        let Some((top, entry)) = self.top.as_ref().and_then(|top| Some((top, top.entry()?))) else {
-            return Ok(());
-        };
-        let handle = self.table.handle(opened, entry.value, opened.blocks_end)?;
-        let partition = self.table.partition(opened, (top.index(), handle), Reach::Disk, self.keep)?;
-        let offset = handle.offset;
+        let number = self.top.as_ref().map_or(usize::MAX, BlockCursor::index);
+        let Some(offset) = opened.handles.get(number).map(|handle| handle.offset) else { return Ok(()) };
+        let partition = self.table.partition(opened, number, Reach::Disk, self.keep)?;
         let mut index = BlockCursor::new(partition.index.clone());
         go_in_index(&mut index, place).map_err(|_| self.table.corrupt(offset, "malformed index"))?;
         self.index = Some(index);
@@ -523,7 +542,7 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
         self.data = None;
         let opened = self.table.opened(Reach::Disk)?;
         let Some(entry) = self.index.as_ref().and_then(BlockCursor::entry) else { return Ok(()) };
-        let handle = self.table.handle(opened, entry.value, self.index_offset)?;
+        let handle = self.table.handle(opened.blocks_end, entry.value, self.index_offset)?;
         let (table, ahead) = (&*self.table, &mut self.ahead);
         let read = || {
             let bytes = ahead.read(&*opened.file, handle, opened.blocks_end);

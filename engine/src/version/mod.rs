@@ -35,9 +35,12 @@ const COLD_FROM: u64 = 100;
 #[derive(Clone, Default)]
 pub(crate) struct Version {
     pub slots: [Vec<Arc<Table>>; SLOTS],
-    /// Slot 0 as sorted runs, newest first: each table lies in the first run above all older ones that it overlaps (Pebble's
-    /// sublevels). Follows from the slot.
-    pub sublevels: Vec<Vec<Arc<Table>>>,
+    /// What readers look through: all tables as sorted runs, newest first, none of them empty. Those of slot 0, where each
+    /// table lies in the first run above all older ones that it overlaps (Pebble's sublevels), then the other slots. Follows
+    /// from the slots.
+    pub runs: Vec<Arc<Run>>,
+    /// How many of the runs are slot 0's.
+    pub depth: usize,
     /// Keys at which flushes cut their output, so that parts of slot 0 can be compacted by themselves; ascending. They stay
     /// the same until slot 0 is empty, so that the cuts of all its tables fall together.
     pub splits: Vec<Vec<u8>>,
@@ -61,9 +64,8 @@ impl Version {
     /// The newest version of `key` with a seq of at most `at`.
     pub(crate) fn get(&self, key: &[u8], at: Seq, reach: Reach) -> Result<Option<Found>> {
         let hash = filter::hash(key);
-        for run in self.sublevels.iter().chain(&self.slots[1..]) {
-            let index = run.partition_point(|table| table.meta.largest.as_slice() < key);
-            if let Some(table) = run.get(index) {
+        for run in &self.runs {
+            if let Some(table) = run.tables.get(run.find(key)) {
                 if let Some(found) = table.get(key, hash, at, reach)? {
                     return Ok(Some(found));
                 }
@@ -74,7 +76,7 @@ impl Version {
 
     /// Cursors that together walk all tables.
     pub(crate) fn cursors<'a>(&self, out: &mut Vec<Box<dyn Cursor + 'a>>) {
-        for run in self.sublevels.iter().chain(&self.slots[1..]).filter(|run| !run.is_empty()) {
+        for run in &self.runs {
             out.push(Box::new(RunCursor::new(run.clone(), true)));
         }
     }
@@ -105,7 +107,22 @@ impl Version {
 
     /// Brings what follows from the slots up to date.
     pub(crate) fn arrange(&mut self) {
-        self.sublevels = sublevels(&self.slots[0]);
+        let sublevels = sublevels(&self.slots[0]);
+        self.depth = sublevels.len();
+        let slots = self.slots[1..].iter().filter(|tables| !tables.is_empty()).cloned();
+        let runs = sublevels.into_iter().chain(slots).map(|tables| match self.run_of(&tables) {
+            Some(run) => run,
+            None => Arc::new(Run::new(tables)),
+        });
+        self.runs = runs.collect();
+    }
+
+    /// The run of just these tables that is there already.
+    fn run_of(&self, tables: &[Arc<Table>]) -> Option<Arc<Run>> {
+        let is_same = |run: &&Arc<Run>| {
+            run.tables.len() == tables.len() && run.tables.iter().zip(tables).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        self.runs.iter().find(is_same).cloned()
     }
 
     /// Where the flush of a memtable is to be cut into `parts` of like size, as far as the first run tells.
@@ -202,18 +219,52 @@ pub(crate) fn sublevels(tables: &[Arc<Table>]) -> Vec<Vec<Arc<Table>>> {
     runs
 }
 
+/// Tables that do not overlap, in the order of their keys.
+pub(crate) struct Run {
+    pub tables: Vec<Arc<Table>>,
+    /// The beginning of each table's largest key, as a number that sorts like it.
+    heads: Vec<u64>,
+}
+
+/// The first bytes of a key as a number; a shorter key is filled up with zeros.
+fn head(key: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = key.len().min(8);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(bytes)
+}
+
+impl Run {
+    pub(crate) fn new(tables: Vec<Arc<Table>>) -> Run {
+        let heads = tables.iter().map(|table| head(&table.meta.largest)).collect();
+        Run { tables, heads }
+    }
+
+    /// The number of the first table whose largest key is at least `key`.
+    #[inline]
+    pub(crate) fn find(&self, key: &[u8]) -> usize {
+        let wanted = head(key);
+        let mut at = self.heads.partition_point(|&head| head < wanted);
+        // Equal heads say nothing of the rest.
+        while self.heads.get(at) == Some(&wanted) && self.tables[at].meta.largest.as_slice() < key {
+            at += 1;
+        }
+        at
+    }
+}
+
 /// Walks the tables of one sorted, disjoint run as one.
 pub(crate) struct RunCursor {
-    tables: Vec<Arc<Table>>,
-    /// Which table the cursor is in; `tables.len()` for none.
+    run: Arc<Run>,
+    /// Which table the cursor is in; as many as there are for none.
     at: usize,
     cursor: Option<TableCursor<Arc<Table>>>,
     keep: bool,
 }
 
 impl RunCursor {
-    pub(crate) fn new(tables: Vec<Arc<Table>>, keep: bool) -> RunCursor {
-        RunCursor { at: tables.len(), tables, cursor: None, keep }
+    pub(crate) fn new(run: Arc<Run>, keep: bool) -> RunCursor {
+        RunCursor { at: run.tables.len(), run, cursor: None, keep }
     }
 
     fn enter(
@@ -223,7 +274,7 @@ impl RunCursor {
     ) -> Result<()> {
         self.at = at;
         self.cursor = None;
-        if let Some(table) = self.tables.get(at) {
+        if let Some(table) = self.run.tables.get(at) {
             let mut cursor = table.cursor(self.keep);
             place(&mut cursor)?;
             self.cursor = Some(cursor);
@@ -242,21 +293,21 @@ impl Cursor for RunCursor {
     }
 
     fn seek_last(&mut self) -> Result<()> {
-        match self.tables.len().checked_sub(1) {
+        match self.run.tables.len().checked_sub(1) {
             Some(last) => self.enter(last, TableCursor::seek_last),
             None => Ok(()),
         }
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
-        let at = self.tables.partition_point(|table| table.meta.largest.as_slice() < key);
-        self.enter(at, |cursor| cursor.seek(key))
+        self.enter(self.run.find(key), |cursor| cursor.seek(key))
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        match self.tables.partition_point(|table| table.meta.smallest.as_slice() < key).checked_sub(1) {
+        let tables = &self.run.tables;
+        match tables.partition_point(|table| table.meta.smallest.as_slice() < key).checked_sub(1) {
             Some(at) => self.enter(at, |cursor| cursor.seek_before(key)),
-            None => self.enter(self.tables.len(), |_| Ok(())),
+            None => self.enter(tables.len(), |_| Ok(())),
         }
     }
 
