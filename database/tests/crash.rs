@@ -17,9 +17,10 @@ fn options(vfs: &Memory) -> Options {
         cache_bytes: 64 << 10,
         threads: 0,
         segment_bytes: 2048,
+        blob_bytes: 100,
         vfs: Arc::new(vfs.clone()),
-        read_only: false,
         random: || 0x0dd_ba11_5eed,
+        ..Options::default()
     }
 }
 

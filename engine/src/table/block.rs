@@ -173,7 +173,7 @@ impl Block {
     }
 
     /// How many entries it holds.
-    #[cfg(feature = "fuzzing")]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn entries(&self) -> usize {
         self.entries
     }
