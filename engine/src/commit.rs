@@ -5,7 +5,7 @@
 //! reads what a power cut could take back. Publishing is in order, so a buffered batch behind a waiting one becomes
 //! visible (and returns) with it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Operation};
 use crate::error::Result;
@@ -14,6 +14,7 @@ use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
 use crate::memtable::Memtable;
 use crate::state::{How, Shared};
+use crate::stats::Stall;
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::version::edit::Edit;
@@ -123,7 +124,11 @@ impl Commit {
         // nobody asked to be durable is made so by the flush, while others write.
         match order.syncing.take() {
             None => drop(log.write_out(log.end())?),
-            Some(_) => log.sync(log.end())?,
+            Some(_) => {
+                let begun = Instant::now();
+                log.sync(log.end())?;
+                shared.counters.stalled(Stall::Log, begun.elapsed());
+            }
         }
         shared.visible.fetch_max(order.last, Ordering::AcqRel);
         shared.freeze(order.last, None)

@@ -393,6 +393,8 @@ impl Engine {
             bytes: tables.iter().map(|table| table.meta.len).sum(),
         };
         let cache = self.shared.cache();
+        let log = self.background.log.as_ref().map(|log| log.stats());
+        let stalls = counters.stalls(log.unwrap_or_default());
         Stats {
             visible_seq: self.visible_seq(),
             durable_seq: view.version.durable_seq,
@@ -406,8 +408,8 @@ impl Engine {
             compacted_bytes: load(&counters.compacted_bytes),
             compaction_read_bytes: load(&counters.compaction_read_bytes),
             compactions_by_reason: counters.reasons(),
-            stalls: counters.stalls().iter().map(|stall| stall.count).sum(),
-            stalls_by_reason: counters.stalls(),
+            stalls: stalls.iter().map(|stall| stall.count).sum(),
+            stalls_by_reason: stalls,
             disk_full: self.shared.is_disk_full(),
             debt_bytes: self.shared.picker.debt(&view.version),
             level0_depth: view.version.depth as u64,
@@ -424,7 +426,7 @@ impl Engine {
             cache_misses: cache.misses(),
             cache_bytes: cache.bytes(),
             pinned_bytes: cache.pinned(),
-            log: self.background.log.as_ref().map(|log| log.stats()),
+            log,
         }
     }
 

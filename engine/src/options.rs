@@ -84,7 +84,7 @@ pub struct Options {
     /// the background that takes room is put off: both go on by themselves when there is room again. Default 128 MiB.
     pub disk_reserve_bytes: u64,
     /// Background threads: 0 does all work inside the calls that cause it, in an order that repeats (for tests); otherwise
-    /// one thread flushes and the others compact. Default: 1 and half the processors, 2 to 5.
+    /// one thread flushes and the others compact, and one more sees to the log. Default: 1 and half the processors, 2 to 5.
     pub threads: usize,
     /// Bytes a second that a background thread reads to find damage before somebody else does; 0: there is none. What it
     /// finds is quarantined. Default 0.

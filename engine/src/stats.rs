@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::compaction::picker::Reason;
+use crate::log::LogStats;
 
 /// A counter that many threads raise on every read: each on a line of its own, so that they do not take it from each other.
 #[derive(Default)]
@@ -58,16 +59,19 @@ pub(crate) enum Stall {
     Level0,
     /// Compaction that is due.
     Debt,
+    /// The disk, before the log could go on: a new segment, or memory that is frozen while somebody waits for a sync.
+    Log,
 }
 
 impl Stall {
-    const ALL: [Stall; 3] = [Stall::Memory, Stall::Level0, Stall::Debt];
+    const ALL: [Stall; 4] = [Stall::Memory, Stall::Level0, Stall::Debt, Stall::Log];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Stall::Memory => "flushing memory",
             Stall::Level0 => "compacting level 0",
             Stall::Debt => "compacting",
+            Stall::Log => "syncing the log",
         }
     }
 }
@@ -102,11 +106,16 @@ impl Counters {
         micros.fetch_add(took.as_micros() as u64, Relaxed);
     }
 
-    pub(crate) fn stalls(&self) -> Vec<StallStats> {
+    /// `log` is what the log itself has counted.
+    pub(crate) fn stalls(&self, log: LogStats) -> Vec<StallStats> {
         let stats = |stall: &Stall| {
             let (count, micros) = &self.stalls[*stall as usize];
-            let took = Duration::from_micros(micros.load(Relaxed));
-            StallStats { reason: stall.name(), count: count.load(Relaxed), took }
+            let (count, took) = (count.load(Relaxed), Duration::from_micros(micros.load(Relaxed)));
+            let (more, longer) = match stall {
+                Stall::Log => (log.rotations, log.rotating),
+                _ => (0, Duration::ZERO),
+            };
+            StallStats { reason: stall.name(), count: count + more, took: took + longer }
         };
         Stall::ALL.iter().map(stats).collect()
     }
@@ -153,7 +162,7 @@ pub struct Stats {
     pub compaction_read_bytes: u64,
     /// Why compactions were done, and how many.
     pub compactions_by_reason: Vec<(&'static str, u64)>,
-    /// Times a writer had to wait for flushes or compactions.
+    /// Times a writer had to wait for flushes, compactions or the log's disk.
     pub stalls: u64,
     /// The same by what was waited for.
     pub stalls_by_reason: Vec<StallStats>,

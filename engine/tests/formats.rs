@@ -1,7 +1,8 @@
 //! Every version of the format is opened for ever: a copy of each folder in `formats/` holds what its text says.
 //!
 //! `formats/v1` is a store as version 1 left it when its process was killed: a manifest, a log with writes that are in
-//! no table, tables packed by each codec, an attachment. `formats/v1.txt` is what must be found in it. A change of the
+//! no table, tables packed by each codec, a value in a blob file, entries that expire, an
+//! attachment. `formats/v1.txt` is what must be found in it. A change of the
 //! format gets a folder of its own and leaves this one alone. Should it have to be made anew, remove it and run
 //! `UPDATE=1 cargo test -p lumen-engine --test formats`; with the folder there, `UPDATE` changes nothing.
 
@@ -25,6 +26,7 @@ fn options() -> Options {
         table_bytes: 2 << 10,
         level_bytes: 4,
         level0_tables: 2,
+        blob_bytes: 1000,
         segment_bytes: 4096,
         threads: 0,
         random: || 0x5eed_0000_0000_0001,
@@ -51,10 +53,18 @@ fn make(dir: &Path) {
         engine.flush().expect("flushed");
     }
     // New keys go down by name, as lz4 packed them; what does not compress is kept raw.
-    let noise: Vec<u8> =
-        (0..2000u64).map(|n| (n * n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]).collect();
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    let noise: Vec<u8> = (0..2000).map(|_| noise()).collect();
     write(&engine, |batch| {
-        batch.put(b"noise", &noise);
+        batch.put(b"blob", &noise);
+        batch.put(b"noise", &noise[..900]);
+        batch.put(b"noise, alone in its block", &noise[900..1800]);
+        batch.put_until(b"until 2100", b"there", 4_102_444_800_000);
+        batch.put_until(b"until 1970", b"gone", 1);
         (0..20).for_each(|n| batch.put(format!("new/{n:03}").as_bytes(), &[b'v'; 30]));
     });
     engine.flush().expect("flushed");

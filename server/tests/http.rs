@@ -447,7 +447,7 @@ fn operators_get_health_metrics_and_the_table() {
         "lumen_journal_groups_total",
         "lumen_memtable_bytes",
         "lumen_compactions_by_reason_total{reason=\"deletes\"} 0",
-        "lumen_stalls_total{reason=\"memory\"} 0",
+        "lumen_stalls_total{reason=\"flushing memory\"} 0",
         "lumen_disk_full 0",
         "lumen_quarantines 0",
         "lumen_documents{collection=\"books\"} 1",

@@ -1,12 +1,13 @@
 //! Our engine beside RocksDB, fjall, redb, sled and LMDB: the same work, one after the other, in one run.
 //!
 //! ```text
-//! lumen-compare [--scale 0.2] [--stores lumen,rocksdb] [--groups main,sync] [--dir FOLDER]
+//! lumen-compare [--scale 0.2] [--rounds 5] [--stores lumen,rocksdb] [--groups main,sync] [--dir FOLDER]
 //! lumen-compare stall ...        see the module stall
 //! ```
 //!
-//! Each group of work runs in a process of its own, so that peaks of memory and bytes written are each store's own. The
-//! ratio is ours to the best of the others (LMDB stands apart: it is the limit for reads that fit in memory); 1.00 or
+//! Each group of work runs in a process of its own, so that peaks of memory and bytes written are each store's own. With
+//! rounds, all stores do it by turns so many times, and the figures are the medians: a machine that others use too is now
+//! fast and now slow, by half and more. The ratio is ours to the best of the others (LMDB stands apart: it is the limit for reads that fit in memory); 1.00 or
 //! more is good for us, also where less is better.
 
 mod data;
@@ -40,20 +41,25 @@ fn main() -> ExitCode {
     }
     let mut options = BTreeMap::from([
         ("--scale", "1".to_string()),
+        ("--rounds", "1".to_string()),
         ("--stores", stores::NAMES.join(",")),
         ("--groups", work::GROUPS.join(",")),
         ("--dir", std::env::temp_dir().display().to_string()),
     ]);
     if !read_options(&arguments, &mut options) {
-        eprintln!("usage: lumen-compare [--scale 0.2] [--stores a,b] [--groups a,b] [--dir FOLDER]");
+        eprintln!("usage: lumen-compare [--scale 0.2] [--rounds 5] [--stores a,b] [--groups a,b] [--dir FOLDER]");
         eprintln!("       {}", stall::USAGE);
         return ExitCode::from(2);
     }
     let stores: Vec<&str> = options["--stores"].split(',').collect();
     let mut table = Table { stores: stores.clone(), lines: Vec::new() };
+    let Ok(rounds @ 1..) = options["--rounds"].parse::<usize>() else {
+        eprintln!("--rounds is a number from 1 on");
+        return ExitCode::from(2);
+    };
     for group in options["--groups"].split(',') {
-        for store in &stores {
-            eprintln!("{group}: {store}");
+        for (round, store) in (1..=rounds).flat_map(|round| stores.iter().map(move |store| (round, store))) {
+            eprintln!("{group}: {store}, round {round} of {rounds}");
             let dir = tempfile::tempdir_in(&options["--dir"]).expect("a folder for the contest");
             let mut figures = child(group, store, dir.path(), &options["--scale"]);
             if group == "reopen" {
@@ -102,14 +108,20 @@ fn child(group: &str, store: &str, dir: &Path, scale: &str) -> Vec<(String, f64,
 /// All figures, by line.
 struct Table<'a> {
     stores: Vec<&'a str>,
-    lines: Vec<(String, String, BTreeMap<String, f64>)>,
+    lines: Vec<(String, String, BTreeMap<String, Vec<f64>>)>,
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 impl Table<'_> {
     fn add(&mut self, store: &str, line: String, value: f64, unit: String) {
         match self.lines.iter_mut().find(|(known, ..)| *known == line) {
-            Some((_, _, values)) => drop(values.insert(store.into(), value)),
-            None => self.lines.push((line, unit, BTreeMap::from([(store.into(), value)]))),
+            Some((_, _, values)) => values.entry(store.into()).or_default().push(value),
+            None => self.lines.push((line, unit, BTreeMap::from([(store.into(), vec![value])]))),
         }
     }
 
@@ -120,6 +132,8 @@ impl Table<'_> {
         println!("|{}|", ["-"].repeat(self.stores.len() + 3).join("|"));
         let (mut ratios, mut ahead, mut far) = (0, 0, 0);
         for (line, unit, values) in &self.lines {
+            let values: BTreeMap<&str, f64> =
+                values.iter().map(|(store, values)| (store.as_str(), median(values))).collect();
             print!("| {:<34} |", format!("{line}, {unit}"));
             for store in &self.stores {
                 match values.get(*store) {
@@ -133,7 +147,7 @@ impl Table<'_> {
                 let ours = values.get("lumen").copied().unwrap_or(f64::NAN);
                 if higher_is_better { ours / other } else { other / ours }
             };
-            let others = values.iter().filter(|(name, _)| !["lumen", "lmdb"].contains(&name.as_str()));
+            let others = values.iter().filter(|(name, _)| !["lumen", "lmdb"].contains(name));
             let worst = others.map(|(_, &value)| ratio(value)).fold(f64::INFINITY, f64::min);
             if worst.is_finite() {
                 ratios += 1;

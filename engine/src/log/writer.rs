@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::log::reader::{self, Recovery, Visit, segment_name};
@@ -49,6 +50,10 @@ pub struct LogStats {
     pub records: u64,
     /// Bytes written, records with their headers.
     pub bytes: u64,
+    /// Segments begun, appenders waiting meanwhile.
+    pub rotations: u64,
+    /// For how long they did, all in all.
+    pub rotating: Duration,
 }
 
 /// The buffered bytes at which an appender writes them out itself, sync or no sync.
@@ -102,6 +107,8 @@ pub struct Log {
     syncs: AtomicU64,
     records: AtomicU64,
     bytes: AtomicU64,
+    rotations: AtomicU64,
+    rotating_micros: AtomicU64,
 }
 
 impl Log {
@@ -184,6 +191,8 @@ impl Log {
             syncs: AtomicU64::new(0),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            rotations: AtomicU64::new(0),
+            rotating_micros: AtomicU64::new(0),
         };
         Ok((log, scan.recovery))
     }
@@ -208,7 +217,10 @@ impl Log {
         if state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
             // A vouching record repeats the seq of the record before it, which stays behind in the full segment.
             let first_seq = if repeats { state.last_seq + 1 } else { seq };
+            let begun = Instant::now();
             state = self.rotate(state, first_seq, need)?;
+            self.rotations.fetch_add(1, Ordering::Relaxed);
+            self.rotating_micros.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
         } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.writing {
             state = self.write_buffer(state);
         }
@@ -394,6 +406,8 @@ impl Log {
             syncs: self.syncs.load(Ordering::Relaxed),
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+            rotations: self.rotations.load(Ordering::Relaxed),
+            rotating: Duration::from_micros(self.rotating_micros.load(Ordering::Relaxed)),
         }
     }
 

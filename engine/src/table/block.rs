@@ -173,7 +173,6 @@ impl Block {
     }
 
     /// How many entries it holds.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn entries(&self) -> usize {
         self.entries
     }
@@ -247,11 +246,16 @@ impl Block {
     /// In an index: the number and value of the first entry whose key is at least `key`.
     pub(crate) fn at_or_after(&self, key: &[u8]) -> Result<Option<(usize, &[u8])>, BadBlock> {
         let index = self.number_from(key)?;
-        if index == self.entries {
-            return Ok(None);
+        if index == self.entries { Ok(None) } else { Ok(Some((index, self.value_of(index)?))) }
+    }
+
+    /// In an index: the value of the entry with this number, which is less than [`Block::entries`].
+    pub(crate) fn value_of(&self, number: usize) -> Result<&[u8], BadBlock> {
+        if self.interval != 1 {
+            return Err(BadBlock);
         }
-        let (at, value_at, _) = self.restart(index);
-        Ok(Some((index, &self.bytes[self.decode(at, value_at)?.value])))
+        let (at, value_at, _) = self.restart(number);
+        Ok(&self.bytes[self.decode(at, value_at)?.value])
     }
 
     /// In an index: the number of the first entry whose key is at least `key`; as many as there are when there is none.

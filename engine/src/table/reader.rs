@@ -456,11 +456,11 @@ fn or_damage<T>(result: Result<T>, from: &[u8], to: &[u8], damage: &mut Vec<Dama
 /// Walks a table, held as `T`.
 pub(crate) struct TableCursor<T> {
     table: T,
-    /// In the top index.
-    top: Option<BlockCursor>,
-    /// In the index of a partition, which lies at `index_offset`.
-    index: Option<BlockCursor>,
-    index_offset: u64,
+    /// Number of the partition that it is in; as many as there are when it is in none.
+    partition: usize,
+    /// The index of that partition, and the number of the entry that it is in.
+    index: Option<Arc<Block>>,
+    number: usize,
     data: Option<BlockCursor>,
     data_offset: u64,
     keep: bool,
@@ -489,13 +489,13 @@ fn go(cursor: &mut BlockCursor, place: Place<'_>) -> std::result::Result<(), Bad
 
 /// In an index the entry wanted is the first whose separator is at least the key; past all of them, the last for who looks
 /// backward.
-fn go_in_index(cursor: &mut BlockCursor, place: Place<'_>) -> std::result::Result<(), BadBlock> {
+fn find(index: &Block, place: Place<'_>) -> std::result::Result<usize, BadBlock> {
+    let last = index.entries().saturating_sub(1);
     match place {
-        Place::Before(key) => {
-            cursor.seek(key)?;
-            if cursor.entry().is_none() { cursor.seek_last() } else { Ok(()) }
-        }
-        other => go(cursor, other),
+        Place::First => Ok(0),
+        Place::Last => Ok(last),
+        Place::At(key) => index.number_from(key),
+        Place::Before(key) => Ok(index.number_from(key)?.min(last)),
     }
 }
 
@@ -503,9 +503,9 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
     fn new(table: T, keep: bool) -> TableCursor<T> {
         TableCursor {
             table,
-            top: None,
+            partition: usize::MAX,
             index: None,
-            index_offset: 0,
+            number: 0,
             data: None,
             data_offset: 0,
             keep,
@@ -514,35 +514,36 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
     }
 
     fn place(&mut self, place: Place<'_>) -> Result<()> {
-        self.data = None;
-        self.index = None;
+        (self.index, self.data) = (None, None);
         let opened = self.table.opened(Reach::Disk)?;
-        let top = self.top.get_or_insert_with(|| BlockCursor::new(opened.top.clone()));
-        go_in_index(top, place).map_err(|_| self.table.corrupt(opened.blocks_end, "malformed top index"))?;
+        let found = find(&opened.top, place);
+        self.partition = found.map_err(|_| self.table.corrupt(opened.blocks_end, "malformed top index"))?;
         self.enter_partition(place)
     }
 
-    /// Goes to a place in the partition that the top cursor stands on, or beside it.
+    /// Goes to a place in its partition, or beside it.
     fn enter_partition(&mut self, place: Place<'_>) -> Result<()> {
-        self.data = None;
-        self.index = None;
+        (self.index, self.data) = (None, None);
         let opened = self.table.opened(Reach::Disk)?;
-        let number = self.top.as_ref().map_or(usize::MAX, BlockCursor::index);
-        let Some(offset) = opened.handles.get(number).map(|handle| handle.offset) else { return Ok(()) };
-        let partition = self.table.partition(opened, number, Reach::Disk, self.keep)?;
-        let mut index = BlockCursor::new(partition.index.clone());
-        go_in_index(&mut index, place).map_err(|_| self.table.corrupt(offset, "malformed index"))?;
+        let Some(handle) = opened.handles.get(self.partition) else { return Ok(()) };
+        let index = self.table.partition(opened, self.partition, Reach::Disk, self.keep)?.index.clone();
+        let found = find(&index, place);
+        self.number = found.map_err(|_| self.table.corrupt(handle.offset, "malformed index"))?;
         self.index = Some(index);
-        self.index_offset = offset;
         self.enter_block(place)
     }
 
-    /// Goes to a place in the block that the index cursor stands on, or beside it.
+    /// Goes to a place in the block that its index entry names, or beside it.
     fn enter_block(&mut self, place: Place<'_>) -> Result<()> {
         self.data = None;
         let opened = self.table.opened(Reach::Disk)?;
-        let Some(entry) = self.index.as_ref().and_then(BlockCursor::entry) else { return Ok(()) };
-        let handle = self.table.handle(opened.blocks_end, entry.value, self.index_offset)?;
+        let index_offset = opened.handles.get(self.partition).map_or(0, |handle| handle.offset);
+        let Some(index) = self.index.as_ref().filter(|index| self.number < index.entries()) else {
+            return Ok(());
+        };
+        let value = index.value_of(self.number);
+        let value = value.map_err(|_| self.table.corrupt(index_offset, "malformed index"))?;
+        let handle = self.table.handle(opened.blocks_end, value, index_offset)?;
         let (table, ahead) = (&*self.table, &mut self.ahead);
         let read = || {
             let bytes = ahead.read(&*opened.file, handle, opened.blocks_end);
@@ -564,30 +565,21 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
     }
 
     fn next_block(&mut self) -> Result<()> {
-        if self.step_index(BlockCursor::next)? {
+        self.number += 1;
+        if self.index.as_ref().is_some_and(|index| self.number < index.entries()) {
             return self.enter_block(Place::First);
         }
-        self.step_top(BlockCursor::next)?;
+        self.partition = self.partition.saturating_add(1);
         self.enter_partition(Place::First)
     }
 
     fn prev_block(&mut self) -> Result<()> {
-        if self.step_index(BlockCursor::prev)? {
+        if let Some(before) = self.number.checked_sub(1).filter(|_| self.index.is_some()) {
+            self.number = before;
             return self.enter_block(Place::Last);
         }
-        self.step_top(BlockCursor::prev)?;
+        self.partition = self.partition.checked_sub(1).unwrap_or(usize::MAX);
         self.enter_partition(Place::Last)
-    }
-
-    fn step_index(&mut self, step: Step) -> Result<bool> {
-        let Some(index) = &mut self.index else { return Ok(false) };
-        step(index).map_err(|_| self.table.corrupt(self.index_offset, "malformed index"))?;
-        Ok(index.entry().is_some())
-    }
-
-    fn step_top(&mut self, step: Step) -> Result<()> {
-        let Some(top) = &mut self.top else { return Ok(()) };
-        step(top).map_err(|_| self.table.corrupt(self.table.meta.len, "malformed top index"))
     }
 
     fn step(&mut self, step: Step) -> Result<bool> {
