@@ -1,10 +1,10 @@
 //! Every version of the format is opened for ever: a copy of each folder in `formats/` holds what its text says.
 //!
 //! `formats/v1` is a store as version 1 left it when its process was killed: a manifest, a log with writes that are in
-//! no table, tables packed by each codec, a value in a blob file, entries that expire, an
-//! attachment. `formats/v1.txt` is what must be found in it. A change of the
-//! format gets a folder of its own and leaves this one alone. Should it have to be made anew, remove it and run
-//! `UPDATE=1 cargo test -p lumen-engine --test formats`; with the folder there, `UPDATE` changes nothing.
+//! no table, tables packed by each codec, a value in a blob file, entries that expire, an attachment. `formats/v1.txt` is
+//! what must be found in it. A change of the format gets a folder of its own and leaves this one alone. Should it have to be
+//! made anew, remove it and run `UPDATE=1 cargo test -p lumen-engine --test formats`; with the folder there, `UPDATE` changes
+//! nothing.
 
 use std::fmt::Write as _;
 use std::fs;
