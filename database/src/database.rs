@@ -240,7 +240,8 @@ impl Database {
                 return Err(error.into());
             }
             if live.indexes.values().any(|index| index.flushing) {
-                store.bell.wait_for(&mut live, Duration::from_millis(100));
+                drop(live);
+                store.engine.flush()?; // what was frozen before, also if it failed for want of room
                 continue;
             }
             indexing::freeze(store, &mut live)?;

@@ -395,7 +395,12 @@ fn install(
         if stop() || store.engine.failure().is_some() {
             return Err(Error::Cancelled);
         }
-        store.bell.wait_for(&mut live, std::time::Duration::from_millis(100));
+        drop(live);
+        store.engine.work()?; // without threads nobody else would try again what failed for want of room
+        live = store.live.lock();
+        if live.indexes.get(&collection).is_some_and(|index| index.flushing) {
+            store.bell.wait_for(&mut live, std::time::Duration::from_millis(100));
+        }
     }
     let Some(index) = live.indexes.get_mut(&collection) else { return Ok(false) };
     let segment = match &written {

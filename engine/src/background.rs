@@ -134,11 +134,15 @@ impl Background {
         let result = flush::run(&self.shared, &mut task, self.log.as_deref());
         let mut work = self.shared.work.lock();
         work.flushing = false;
-        if result.is_err() {
+        let is_final = result.is_err() && task.committed;
+        if result.is_err() && !task.committed {
             work.queue.push_front(task);
         }
         self.shared.bell.notify_all();
         drop(work);
+        if let (true, Err(error)) = (is_final, &result) {
+            self.shared.fail(error); // what hangs on it is not in force, and never will be
+        }
         let bytes = result?;
         self.shared.options.tell(&Event::Flushed { bytes, took: started.elapsed() });
         Ok(true)

@@ -17,7 +17,7 @@ use crate::version::Version;
 use crate::version::edit::Edit;
 
 /// Writes and installs one frozen memory, and answers how many bytes that were. `log` is the engine's own, whose position
-/// the record carries. After an error nothing has changed, and it may be tried again.
+/// the record carries. After an error nothing has changed, and it may be tried again, unless it was committed.
 pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>) -> Result<u64> {
     if let Some(log) = log {
         // Tables must not run ahead of the log: what a failed sync left in doubt stays out of them.
@@ -46,6 +46,7 @@ pub(crate) fn run(shared: &Arc<Shared>, task: &mut FlushTask, log: Option<&Log>)
         leftovers.may_be_live(); // after any other error it is not known
     }
     committed?;
+    task.committed = true;
     shared.watch_disk();
     shared.counters.flushes.fetch_add(1, Ordering::Relaxed);
     if let Some(attached) = task.attached.take() {

@@ -173,6 +173,8 @@ pub(crate) struct FlushTask {
     pub attached: Option<Box<dyn Frozen>>,
     /// Everything up to here is in it or in earlier ones.
     pub seq: Seq,
+    /// Whether the manifest names what it was written to: then it is not tried again, whatever fails.
+    pub committed: bool,
 }
 
 /// What the background is to do, and how it went.
@@ -466,11 +468,16 @@ impl Shared {
         active.end(seq - 1);
         if !active.is_empty() {
             frozen.insert(0, active.clone());
-            work.queue.push_back(FlushTask { memtable: active, attached: None, seq: seq - 1 });
+            work.queue.push_back(FlushTask {
+                memtable: active,
+                attached: None,
+                seq: seq - 1,
+                committed: false,
+            });
         }
         let memtable = Arc::new(memtable);
         frozen.insert(0, memtable.clone());
-        work.queue.push_back(FlushTask { memtable, attached: None, seq });
+        work.queue.push_back(FlushTask { memtable, attached: None, seq, committed: false });
         self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
         self.visible.fetch_max(seq, Ordering::AcqRel);
         self.bell.notify_all();
@@ -491,7 +498,7 @@ impl Shared {
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
         self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
-        work.queue.push_back(FlushTask { memtable, attached, seq });
+        work.queue.push_back(FlushTask { memtable, attached, seq, committed: false });
         self.bell.notify_all();
         Ok(())
     }
