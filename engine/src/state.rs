@@ -424,15 +424,14 @@ impl Shared {
 
     /// Removes what compactions have noted and will not end.
     fn remove_unfinished(&self, before: &Version, after: &Version) {
-        let kept: Vec<u64> = after.progress.iter().flat_map(|progress| progress.numbers()).collect();
-        for progress in &before.progress {
-            let is_table = |number| after.slots.iter().flatten().any(|table| table.meta.number == number);
-            let is_blobs = |number| after.blobs.values().any(|blob| blob.meta.number == number);
-            for number in progress.numbers().filter(|number| !kept.contains(number)) {
-                if !is_table(number) && !is_blobs(number) {
-                    let _ = self.options.vfs.remove(&self.table_path(number)); // or the next opening does
-                    let _ = self.options.vfs.remove(&self.blob_path(number));
-                }
+        if before.progress.is_empty() {
+            return;
+        }
+        let mut kept: Vec<PathBuf> = after.files().iter().map(|(name, _)| self.dir.join(name)).collect();
+        kept.extend(after.progress.iter().flat_map(|progress| progress.paths(self)));
+        for path in before.progress.iter().flat_map(|progress| progress.paths(self)) {
+            if !kept.contains(&path) {
+                let _ = self.options.vfs.remove(&path); // or the next opening does
             }
         }
     }

@@ -95,7 +95,7 @@ impl Counters {
         self.by_reason[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Rises whenever clients read or write.
+    /// Rises with every write and [`get`](crate::Engine::get); reads of snapshots are not counted.
     pub(crate) fn asked(&self) -> u64 {
         self.user_bytes.sum().wrapping_add(self.gets.sum())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::blob::{BlobFile, BlobMap, BlobMeta};
 use crate::compaction::picker::{self, Job};
 use crate::compaction::progress::{Counts, Progress};
 use crate::cursor::Cursor;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::key::{Entry, Op};
 use crate::merge::MergeCursor;
-use crate::output::{Fate, Output, Plan, Survivors};
+use crate::output::{Fate, Output, Plan, Survivors, read_blob};
 use crate::state::{How, Shared};
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
@@ -23,6 +24,7 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, goes_on: &dyn F
     let mut edit = Edit::default();
     edit.remove.extend(job.tables().map(|table| table.meta.number));
     let (mut read, mut written, mut floor) = (0, 0, version.floor);
+    let mut outputs = Vec::new();
     match job.target {
         None => {}
         // The same file in another slot: nothing is read or written.
@@ -34,16 +36,13 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, goes_on: &dyn F
             let (bytes, entries) = before.as_ref().map_or((0, 0), |noted| (noted.bytes(), noted.counts.read));
             let Some(done) = merge(shared, version, job, target, before, goes_on)? else { return Ok(()) };
             (written, floor) = (done.bytes() - bytes, done.floor);
+            outputs = done.paths(shared);
             let all = job.tables().map(|table| table.meta.len).sum::<u64>();
             read = all - all.min(all / done.counts.read.max(1) * entries);
             edit.add.extend(done.tables.into_iter().map(|meta| (target as u8, meta)));
             edit.add_blobs = done.blobs;
         }
     };
-    let mut outputs: Vec<u64> = edit.add_blobs.iter().map(|meta| meta.number).collect();
-    if !job.is_move() {
-        outputs.extend(edit.add.iter().map(|(_, meta)| meta.number));
-    }
     let committed = shared.commit_with(edit, How::Compaction(floor));
     if *committed.as_ref().unwrap_or(&false) {
         shared.counters.compacted(job.reason, read, written);
@@ -51,13 +50,9 @@ pub(crate) fn run(shared: &Shared, version: &Version, job: &Job, goes_on: &dyn F
         let (reason, took) = (job.reason.name(), started.elapsed());
         shared.options.tell(&Event::Compacted { reason, read, written, took });
     } else if committed.as_ref().map_or_else(Error::is_disk_full, |_| true) {
-        let noted = shared.progress_of(job);
-        let is_noted =
-            |number: &u64| noted.as_ref().is_some_and(|noted| noted.numbers().any(|n| n == *number));
-        for number in outputs.iter().filter(|number| !is_noted(number)) {
-            for path in [shared.table_path(*number), shared.blob_path(*number)] {
-                let _ = shared.options.vfs.remove(&path); // or the next opening does
-            }
+        let noted = shared.progress_of(job).map_or(Vec::new(), |noted| noted.paths(shared));
+        for path in outputs.iter().filter(|path| !noted.contains(path)) {
+            let _ = shared.options.vfs.remove(path); // or the next opening does
         }
         if committed.is_ok() {
             forget(shared, job)?;
@@ -75,10 +70,18 @@ fn forget(shared: &Shared, job: &Job) -> Result<()> {
 /// What was noted of the job's progress, if all of it can be read.
 fn resumed(shared: &Shared, job: &Job) -> Result<Option<Progress>> {
     let Some(noted) = shared.progress_of(job) else { return Ok(None) };
+    let files = &shared.files;
+    let open = |meta: &BlobMeta| BlobFile::new(*meta, shared.blob_path(meta.number), files.vfs.clone());
+    let blobs: BlobMap = noted.blobs.iter().map(|meta| (meta.uid, Arc::new(open(meta)))).collect();
+    // Values that have not moved are where they were.
+    let mut value = |entry: &Entry<'_>| match entry.blob_handle().transpose()? {
+        Some(handle) if blobs.contains_key(&handle.file) => read_blob(&blobs, handle).map(drop),
+        _ => Ok(()),
+    };
     for meta in &noted.tables {
-        let (path, files) = (shared.table_path(meta.number), &shared.files);
+        let path = shared.table_path(meta.number);
         let table = Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone());
-        if let Err(error) = table.verify(&mut |_| Ok(())) {
+        if let Err(error) = table.verify(&mut value) {
             shared.options.tell(&Event::Damaged(error));
             forget(shared, job)?;
             return Ok(None);

@@ -9,6 +9,7 @@
 //! them, so the next key is where merging goes on. A compaction has one such record at most, known by its first input. It
 //! goes with the edit that ends the compaction, or with the one that takes away an input.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::blob::BlobMeta;
@@ -73,10 +74,10 @@ impl Progress {
         tables.chain(self.blobs.iter().map(|meta| meta.len)).sum()
     }
 
-    /// Numbers of the files of the output so far.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
-        let blobs = self.blobs.iter().map(|meta| meta.number);
-        self.tables.iter().map(|meta| meta.number).chain(blobs)
+    /// The files of the output so far.
+    pub(crate) fn paths(&self, shared: &Shared) -> Vec<PathBuf> {
+        let tables = self.tables.iter().map(|meta| shared.table_path(meta.number));
+        tables.chain(self.blobs.iter().map(|meta| shared.blob_path(meta.number))).collect()
     }
 
     /// The compaction; `None` when an input is not in `version`.

@@ -1,8 +1,9 @@
 //! Appending: writers copy their record into the group and go on; one sync releases everybody it covers.
 //!
-//! There is no delay and no log thread. Whoever waits first while no sync is under way becomes the leader: it takes all
-//! that was appended, writes it with one call, syncs, and wakes the others; meanwhile the next group gathers, and may be
-//! written, but not synced. After a failed write or sync the log is poisoned: nobody is acknowledged any more (design D10).
+//! There is no delay, and no thread that commits wait for (one may sync ahead of writes that wait for nothing). Whoever
+//! waits first while no sync is under way becomes the leader: it takes all that was appended, writes it with one call,
+//! syncs, and wakes the others; meanwhile the next group gathers, and may be written, but not synced. After a failed write
+//! or sync the log is poisoned: nobody is acknowledged any more (design D10).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
