@@ -147,6 +147,7 @@ impl Filter {
                 let (segment, starts) = (u32_at(bytes, len), u32_at(bytes, len + 4));
                 // What the probes rely on: the three of a key lie in three segments that follow one another.
                 let sound = segment.is_power_of_two()
+                    && starts > 0
                     && starts.is_multiple_of(segment)
                     && starts.checked_add(segment.checked_mul(2)?)? as usize == len;
                 let mut descriptor = [0; 20];
@@ -239,5 +240,17 @@ mod tests {
             assert!(Filter::new(&bytes).is_some());
             assert!(Filter::new(&bytes[1..]).is_none(), "{kind:?} cut in front");
         }
+        // Two segments, where the probes of a key need three.
+        let fuse = |starts: u32| {
+            let mut bytes = vec![0; 16 * 2 + starts as usize];
+            bytes.extend_from_slice(&16u32.to_le_bytes());
+            bytes.extend_from_slice(&starts.to_le_bytes());
+            bytes.extend_from_slice(&[FUSE, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend_from_slice(&[0x5b; 8]);
+            Filter::new(&bytes)
+        };
+        assert!(fuse(0).is_none());
+        let least = fuse(16).expect("three segments");
+        assert!((0..1000u64).any(|n| !least.may_contain(hash(&n.to_le_bytes()))));
     }
 }
