@@ -274,11 +274,12 @@ impl Log {
     pub fn write_out(&self, upto: Position) -> Result<bool> {
         let mut state = self.state.lock();
         loop {
+            // First: nobody is acknowledged after a failure, whoever's it was.
+            state.check()?;
             if (Position { segment: state.number, offset: state.written }) >= upto {
                 let unsynced = state.written - state.durable.offset;
                 return Ok(unsynced >= SYNC_AHEAD_BYTES && !self.sync_due.swap(true, Ordering::Relaxed));
             }
-            state.check()?;
             if state.writing {
                 // Who writes took what there was when he began, and no more.
                 self.written.wait(&mut state);
@@ -420,9 +421,13 @@ impl Log {
         self.options.segment_bytes > self.options.first_segment_bytes
     }
 
-    /// Writes all that was appended, with the lock released meanwhile. The caller has seen `writing` unset.
+    /// Writes all that was appended, with the lock released meanwhile. The caller has seen `writing` unset. Nothing once a
+    /// write has failed: what that was to write is gone, and must not count as written.
     fn write_buffer<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         debug_assert!(!state.writing);
+        if state.poison.is_some() {
+            return state;
+        }
         state.writing = true;
         let empty = std::mem::take(&mut state.empty);
         let mut bytes = std::mem::replace(&mut state.buffer, empty);

@@ -13,6 +13,7 @@
 mod admission;
 mod cache;
 mod commit;
+mod gaps;
 mod view;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ use crate::vfs::memory::{Crash, Memory};
 
 const DIR: &str = "/store";
 /// How often a test runs with each of the two schedulers.
-const ITERATIONS: usize = 500;
+const ITERATIONS: usize = 2000;
 const SEED: u64 = 0x1e57_ab1e;
 /// How many changes of priority make a schedule of PCT: most bugs need two or three.
 const PCT_DEPTH: usize = 4;
