@@ -184,16 +184,18 @@ fn writers_wait_when_compaction_is_behind_and_are_counted() {
         Options { threads, memtables_max, level0_tables: 1, level0_stop: 1, ..options(Arc::new(vfs)) };
     let (heard, options) = hearing(tight);
     let engine = Engine::open("/store", options).expect("open");
-    for n in 0..3000 {
+    let count = |reason: &str| {
+        let of_reason = |stall: &&StallStats| stall.reason == reason;
+        engine.stats().stalls_by_reason.iter().find(of_reason).expect("a known reason").count
+    };
+    // Whether compaction is behind is for the machine's scheduler to say: until it was.
+    let mut n = 0;
+    while n < 3000 || count("compacting level 0") == 0 {
         put(&engine, n).expect("waits, but is not refused");
+        n += 1;
+        assert!(n < 1_000_000, "{:?}", engine.stats().stalls_by_reason);
     }
-    let stats = engine.stats();
-    assert!(stats.stalls > 0);
-    let of_log = |stall: &&StallStats| stall.reason == "syncing the log";
-    let log = stats.stalls_by_reason.iter().find(of_log).expect("it is one of them").count;
-    assert_eq!(stats.stalls - log, heard.stalled.load(Ordering::Relaxed));
-    let level0 = stats.stalls_by_reason.iter().find(|stall| stall.reason == "compacting level 0");
-    assert!(level0.is_some_and(|stall| stall.count > 0), "{:?}", stats.stalls_by_reason);
+    assert_eq!(engine.stats().stalls - count("syncing the log"), heard.stalled.load(Ordering::Relaxed));
     engine.close().expect("close");
 }
 
