@@ -68,7 +68,7 @@ impl Commit {
             let end = append(shared, log, seq, batch)?;
             order.last = seq;
             let view = shared.view.load();
-            view.active.insert(seq, &operations);
+            view.insert(seq, &operations);
             if durability == Durability::Sync {
                 order.syncing = Some(end);
             } else if order.syncing.is_some_and(|position| log.durable() >= position) {
@@ -103,6 +103,7 @@ impl Commit {
         let end = append(shared, log, seq, batch)?;
         order.last = seq;
         let memtable = Memtable::of_batch(seq, operations);
+        shared.view.load().gaps.put(seq, operations);
         // All before it must be visible before it is frozen, and durable if it was asked to be.
         match order.syncing {
             None if durability == Durability::Buffered => drop(log.write_out(end)?),
@@ -110,7 +111,7 @@ impl Commit {
         }
         order.syncing = None;
         shared.visible.fetch_max(seq - 1, Ordering::AcqRel);
-        shared.freeze_with(seq, memtable)?;
+        shared.freeze_with(seq, memtable);
         Ok(seq)
     }
 

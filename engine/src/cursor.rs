@@ -1,6 +1,6 @@
 //! The one way to walk sorted entries, forward and backward.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Entry;
 
 /// A place among entries that are sorted by key ascending, then seq descending. A new cursor stands nowhere; an error
@@ -20,4 +20,7 @@ pub(crate) trait Cursor {
     fn prev(&mut self) -> Result<()>;
     /// The entry it stands on.
     fn entry(&self) -> Option<Entry<'_>>;
+    /// The error for keys that do not ascend, with the file and the block that it stands in. A walk that seeks has to look, for
+    /// it could go in circles.
+    fn out_of_order(&self) -> Error;
 }

@@ -104,7 +104,7 @@ impl Engine {
     pub fn apply(&self, seq: Seq, batch: &Batch) -> Result<()> {
         let operations = batch.effective()?;
         self.shared.counters.user_bytes.add(batch.size() as u64);
-        self.shared.view.load().active.insert(seq, &operations);
+        self.shared.view.load().insert(seq, &operations);
         Ok(())
     }
 

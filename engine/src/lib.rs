@@ -67,6 +67,7 @@ mod commit;
 mod compaction;
 mod cursor;
 mod flush;
+mod gaps;
 mod memtable;
 mod merge;
 mod output;

@@ -12,7 +12,7 @@ use crossbeam_skiplist::map::Entry as Node;
 
 use crate::batch::Operation;
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{self, Entry, Op, Seq};
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Found;
@@ -373,5 +373,9 @@ impl Cursor for MemtableCursor<'_> {
             At::Sorted { entries, at } => entries.get(*at)?,
         };
         Some(Entry { key: version.key(), seq: version.seq, op: version.op, value: version.value() })
+    }
+
+    fn out_of_order(&self) -> Error {
+        Error::corrupt("memory", 0, "keys do not ascend")
     }
 }

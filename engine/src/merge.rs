@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Entry, compare};
 
 /// Walks the union of several cursors. No two of them hold the same (key, seq).
@@ -139,5 +139,12 @@ impl Cursor for MergeCursor<'_> {
 
     fn entry(&self) -> Option<Entry<'_>> {
         self.cursors[*self.heap.first()?].entry()
+    }
+
+    fn out_of_order(&self) -> Error {
+        match self.heap.first() {
+            Some(&top) => self.cursors[top].out_of_order(),
+            None => Error::corrupt("the walk", 0, "keys do not ascend"),
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::background::Background;
 use crate::batch::Batch;
 use crate::compaction::picker;
 use crate::error::{Error, Result};
+use crate::gaps::Gaps;
 use crate::log::{Kind, Log, LogOptions, Recovery};
 use crate::memtable::Memtable;
 use crate::options::Options;
@@ -95,7 +96,8 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         recovery = replayed;
     }
     let picker = picker::from_options(&options);
-    let view = View::new(active, Vec::new(), Arc::new(version)).measured(&options, &*picker);
+    let view = View::new(active, Vec::new(), Arc::new(version), Arc::new(Gaps::new(last)))
+        .measured(&options, &*picker);
     let shared = Shared {
         options,
         dir: dir.to_path_buf(),

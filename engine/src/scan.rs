@@ -1,5 +1,6 @@
 //! Walking keys at a moment: versions, deletes and range deletes resolved.
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 
 use crate::cursor::Cursor;
@@ -23,10 +24,23 @@ pub struct Scan<'a> {
     seq: Seq,
     /// Whether any range delete may lie over a row.
     has_ranges: bool,
+    /// Keys without a row that were met since the last row.
+    passed: usize,
+    /// Where those begin that may be worth remembering, in the direction of the walk; forward inclusive, backward exclusive.
+    passed_from: Vec<u8>,
 }
 
 /// Versions of one key that are stepped over before the rest of them is jumped over.
 const STEPS_MAX: usize = 8;
+
+/// After so many keys without a row a walk asks whether a gap is known there, and again whenever it met [`PASSED_AGAIN`]
+/// more. Where orders of threads or operations are tried, there are few keys.
+const PASSED_FIRST: usize = if FEW_KEYS { 1 } else { 8 };
+
+/// A stretch of fewer keys is not worth remembering.
+const PASSED_AGAIN: usize = if FEW_KEYS { 3 } else { 64 };
+
+const FEW_KEYS: bool = cfg!(any(lumen_shuttle, feature = "fuzzing"));
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -63,6 +77,8 @@ impl<'a> Scan<'a> {
             value: Vec::new(),
             seq: 0,
             has_ranges: view.has_range_deletes(),
+            passed: 0,
+            passed_from: Vec::new(),
         }
     }
 
@@ -176,20 +192,34 @@ impl<'a> Scan<'a> {
     /// Walks on to the newest visible version of a key; if `hiding`, of another one than `self.key`, which from then on is
     /// the last key whose newer version has decided that it is not a row.
     fn settle_forward(&mut self, mut hiding: bool) -> Result<bool> {
-        let mut steps = 0;
+        let (mut steps, mut jumped) = (0, false);
+        self.passed = 0;
         while let Some(entry) = self.merged.entry() {
             if !self.within_end(entry.key) {
                 break;
             }
-            let is_hidden = hiding && entry.key == self.key;
+            let order = if hiding { entry.key.cmp(&self.key) } else { Ordering::Greater };
+            if order == Ordering::Less || (jumped && order == Ordering::Equal) {
+                return Err(self.merged.out_of_order());
+            }
+            let is_hidden = order == Ordering::Equal;
             if entry.seq <= self.at.seq && !is_hidden && self.within_start(entry.key) {
                 if self.is_row(&entry) {
                     self.place = Place::Forward;
+                    if self.passed >= PASSED_AGAIN {
+                        self.view.gaps.note(&self.passed_from, entry.key, self.at);
+                    }
                     return self.load_blob();
                 }
                 self.key.clear();
                 self.key.extend_from_slice(entry.key);
-                (hiding, steps) = (true, 0);
+                (hiding, steps, jumped) = (true, 0, false);
+                if let Some((_, end)) = self.pass(true) {
+                    self.merged.seek(&end)?;
+                    self.passed_from = end;
+                    jumped = true;
+                    continue;
+                }
             }
             steps += 1;
             if is_hidden && steps > STEPS_MAX {
@@ -197,13 +227,34 @@ impl<'a> Scan<'a> {
                 self.key.push(0);
                 self.merged.seek(&self.key)?;
                 self.key.pop();
-                steps = 0;
+                (steps, jumped) = (0, true);
             } else {
                 self.merged.next()?;
             }
         }
+        if self.passed >= PASSED_AGAIN {
+            self.key.push(0); // the smallest key that is greater
+            self.view.gaps.note(&self.passed_from, &self.key, self.at);
+        }
         self.place = Place::Done;
         Ok(false)
+    }
+
+    /// Counts `self.key`, which is no row. Now and then it answers a gap to jump over, from which the count begins anew.
+    fn pass(&mut self, forward: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+        self.passed += 1;
+        if self.passed % PASSED_AGAIN != PASSED_FIRST {
+            return None;
+        }
+        if self.passed == PASSED_FIRST {
+            self.passed_from.clone_from(&self.key);
+            if !forward {
+                self.passed_from.push(0);
+            }
+        }
+        let gap = self.view.gaps.around(&self.key, self.at)?;
+        self.passed = PASSED_FIRST;
+        Some(gap)
     }
 
     fn is_row(&self, entry: &Entry<'_>) -> bool {
@@ -230,6 +281,8 @@ impl<'a> Scan<'a> {
     }
 
     fn step_backward(&mut self) -> Result<bool> {
+        // Whether all that comes lies before `self.key`.
+        let mut is_before = self.place != Place::Fresh;
         match self.place {
             Place::Done => return Ok(false),
             Place::Fresh => match &self.end {
@@ -242,16 +295,22 @@ impl<'a> Scan<'a> {
                 }
             },
             Place::Forward => {
-                let key = self.merged.entry().map_or(Vec::new(), |entry| entry.key.to_vec());
-                self.merged.seek_before(&key)?;
+                self.key.clear();
+                self.key.extend_from_slice(self.merged.entry().map_or(&[], |entry| entry.key));
+                self.merged.seek_before(&self.key)?;
             }
             Place::Backward => {}
         }
         // Backward, the versions of a key come oldest first; the last one that is visible decides.
+        self.passed = 0;
         while let Some(entry) = self.merged.entry() {
             if !self.within_start(entry.key) {
                 break;
             }
+            if is_before && entry.key >= self.key.as_slice() {
+                return Err(self.merged.out_of_order());
+            }
+            is_before = true;
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             let (mut is_row, mut is_blob) = (false, false);
@@ -270,9 +329,21 @@ impl<'a> Scan<'a> {
                 if is_blob {
                     self.value = self.view.blob(&self.value)?;
                 }
+                if self.passed >= PASSED_AGAIN {
+                    let mut after = self.key.clone();
+                    after.push(0);
+                    self.view.gaps.note(&after, &self.passed_from, self.at);
+                }
                 self.place = Place::Backward;
                 return Ok(true);
             }
+            if let Some((start, _)) = self.pass(false) {
+                self.merged.seek_before(&start)?;
+                self.passed_from = start;
+            }
+        }
+        if self.passed >= PASSED_AGAIN {
+            self.view.gaps.note(&self.key, &self.passed_from, self.at);
         }
         self.place = Place::Done;
         Ok(false)

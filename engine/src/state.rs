@@ -10,11 +10,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::attachment::Frozen;
+use crate::batch::Operation;
 use crate::blob::BlobHandle;
 use crate::compaction::picker::{Claim, Picker};
 use crate::compaction::progress::Progress;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::gaps::Gaps;
 use crate::ingest;
 use crate::key::Seq;
 use crate::memtable::Memtable;
@@ -41,6 +43,8 @@ pub(crate) struct View {
     /// Newest first.
     pub frozen: Vec<Arc<Memtable>>,
     pub version: Arc<Version>,
+    /// Where there are no rows.
+    pub gaps: Arc<Gaps>,
     /// Whether any entry outside the active memtable expires.
     expires: bool,
     /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
@@ -51,9 +55,14 @@ pub(crate) struct View {
 type Replaced = VecDeque<(Instant, Weak<View>)>;
 
 impl View {
-    pub(crate) fn new(active: Arc<Memtable>, frozen: Vec<Arc<Memtable>>, version: Arc<Version>) -> View {
+    pub(crate) fn new(
+        active: Arc<Memtable>,
+        frozen: Vec<Arc<Memtable>>,
+        version: Arc<Version>,
+        gaps: Arc<Gaps>,
+    ) -> View {
         let expires = version.expires() || frozen.iter().any(|memtable| memtable.expires());
-        View { active, frozen, version, expires, pressure: (0.0, Stall::Memory) }
+        View { active, frozen, version, gaps, expires, pressure: (0.0, Stall::Memory) }
     }
 
     /// With its pressure, which every write asks for.
@@ -68,6 +77,12 @@ impl View {
         ];
         self.pressure = all.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b)).expect("three of them");
         self
+    }
+
+    /// Into the active memtable, by one writer at a time; keys are unique.
+    pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
+        self.gaps.put(seq, operations);
+        self.active.insert(seq, operations);
     }
 
     /// The newest value of `key` that a reader sees, and the seq that wrote it.
@@ -165,6 +180,13 @@ pub(crate) struct Moment {
     pub seq: Seq,
     /// What has expired by then is not; milliseconds since 1970.
     pub now: u64,
+}
+
+impl Moment {
+    /// Whether whoever reads at `other` sees all that was written, and has expired, by now.
+    pub(crate) fn is_no_later(self, other: Moment) -> bool {
+        self.seq <= other.seq && self.now <= other.now
+    }
 }
 
 /// A frozen memory that waits to be written.
@@ -377,22 +399,25 @@ impl Shared {
         let _work = self.work.lock();
         let view = self.view.load();
         let (mut active, mut frozen) = (view.active.clone(), view.frozen.clone());
+        let mut gaps = view.gaps.clone();
         match how {
             How::Flush(flushed) => frozen.retain(|memtable| !Arc::ptr_eq(memtable, flushed)),
             // Visible first: readers wait for the view. Older ones would miss what went, and not see what came for it.
             How::Ingest(seq) => {
                 active.end(self.visible.load(Ordering::Acquire));
                 active = Arc::new(Memtable::new());
+                gaps = Arc::new(Gaps::new(seq));
                 self.visible.fetch_max(seq, Ordering::AcqRel);
             }
             How::Install => {
                 active.end(self.visible.load(Ordering::Acquire));
                 (active, frozen) = (Arc::new(Memtable::new()), Vec::new());
+                gaps = Arc::new(Gaps::new(after.durable_seq));
                 self.visible.store(after.durable_seq, Ordering::Release);
             }
             _ => {}
         }
-        self.swap(View::new(active, frozen, Arc::new(after)));
+        self.swap(View::new(active, frozen, Arc::new(after), gaps));
         self.bell.notify_all();
         Ok(true)
     }
@@ -457,10 +482,10 @@ impl Shared {
     }
 
     /// Puts a memtable of its own, which holds all of batch `seq`, behind the active one, freezes both and lets readers see
-    /// them. Everything before is visible already, and the caller lets nobody write meanwhile.
-    pub(crate) fn freeze_with(&self, seq: Seq, memtable: Memtable) -> Result<()> {
+    /// them. Everything before is visible already, and the caller lets nobody write meanwhile. This works in a store that has
+    /// failed as well: the log has the batch, and who reads later ones must see it.
+    pub(crate) fn freeze_with(&self, seq: Seq, memtable: Memtable) {
         let mut work = self.work.lock();
-        check(&work)?;
         let view = self.view.load();
         let mut frozen = view.frozen.clone();
         let active = view.active.clone();
@@ -477,10 +502,9 @@ impl Shared {
         let memtable = Arc::new(memtable);
         frozen.insert(0, memtable.clone());
         work.queue.push_back(FlushTask { memtable, attached: None, seq, committed: false });
-        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
+        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone(), view.gaps.clone()));
         self.visible.fetch_max(seq, Ordering::AcqRel);
         self.bell.notify_all();
-        Ok(())
     }
 
     /// Starts a new memtable; the old one, with `attached`, waits to be flushed. Everything up to `seq` is in it, and the
@@ -496,7 +520,7 @@ impl Shared {
         memtable.end(seq);
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
-        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone()));
+        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone(), view.gaps.clone()));
         work.queue.push_back(FlushTask { memtable, attached, seq, committed: false });
         self.bell.notify_all();
         Ok(())

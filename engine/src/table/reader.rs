@@ -622,4 +622,8 @@ impl<T: std::ops::Deref<Target = Table>> Cursor for TableCursor<T> {
         let entry = self.data.as_ref()?.entry()?;
         Some(Entry { seq: self.table.meta.seq_base + entry.seq, ..entry })
     }
+
+    fn out_of_order(&self) -> Error {
+        self.table.corrupt(self.data_offset, "keys do not ascend")
+    }
 }

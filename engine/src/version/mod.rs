@@ -11,7 +11,7 @@ use crate::attachment::AttachmentMap;
 use crate::blob::BlobMap;
 use crate::compaction::progress::Progress;
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Entry, Seq};
 use crate::options::Options;
 use crate::quarantine::Quarantine;
@@ -336,5 +336,12 @@ impl Cursor for RunCursor {
 
     fn entry(&self) -> Option<Entry<'_>> {
         self.cursor.as_ref()?.entry()
+    }
+
+    fn out_of_order(&self) -> Error {
+        match &self.cursor {
+            Some(cursor) => cursor.out_of_order(),
+            None => Error::corrupt("a run", 0, "keys do not ascend"),
+        }
     }
 }
