@@ -16,9 +16,10 @@
 //! 16  u64  seq                      24  u8   kind                 25  payload, len-1 bytes           zeros to 8
 //! ```
 //!
-//! Files are filled with written zeros before they become segments, or recycled: appending to written blocks spares the
-//! file system a journal commit per sync (design, engine.md B3: 117 µs against 183 µs on a growing file). The random tag
-//! keeps records of an earlier life from being taken for new ones.
+//! Where writers wait for syncs, files are filled with written zeros before they become segments, or recycled: appending to
+//! written blocks spares the file system a journal commit per sync (design, engine.md B3: 117 µs against 183 µs on a growing
+//! file). Where they do not, the room is only reserved. The random tag keeps records of an earlier life from being taken for
+//! new ones.
 //!
 //! Invariants that recovery (`reader.rs`) builds on:
 //! 1. A segment's header is durable before its name is, so a named segment without a valid header is damage.

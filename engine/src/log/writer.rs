@@ -32,9 +32,10 @@ pub struct LogOptions {
     pub dir: PathBuf,
     /// What segment files end in, without the dot.
     pub extension: &'static str,
-    /// Size of a segment in bytes; a longer record gets a segment of its own.
+    /// Size of a segment in bytes, once there were smaller ones; a longer record gets a segment of its own.
     pub segment_bytes: u64,
-    /// Size of the first segment after opening: filled with zeros on the spot, so small enough not to delay the start.
+    /// Size of the first segment after opening: filled with zeros on the spot, so small enough not to delay the start. Each
+    /// further one is twice as large as the one before it, so that a small store has a small log.
     pub first_segment_bytes: u64,
     /// Whose log this is: a segment of another store is damage. `None` reads any (and writes zeros).
     pub uuid: Option<[u8; 16]>,
@@ -63,6 +64,9 @@ const WRITE_OUT_BYTES: usize = 4 << 20;
 const SYNC_AHEAD_BYTES: u64 = 8 << 20;
 /// Purged files kept to become segments again.
 const SPARES_MAX: usize = 1;
+/// A log that is waited for so often in a segment gets its next one filled with zeros. For others that would only double
+/// what is written.
+const SYNCED_OFTEN: u64 = 32;
 
 struct State {
     file: Arc<dyn File>,
@@ -84,6 +88,8 @@ struct State {
     writing: bool,
     /// Whether somebody syncs it.
     syncing: bool,
+    /// How often somebody has waited for a sync of the segment.
+    waits: u64,
     poison: Option<Error>,
     /// Number and first seq of every segment, ascending; the last is being written.
     segments: Vec<(u64, u64)>,
@@ -176,6 +182,7 @@ impl Log {
             vouched: true,
             writing: false,
             syncing: false,
+            waits: 0,
             poison: None,
             segments,
             spares: Vec::new(),
@@ -243,6 +250,9 @@ impl Log {
     /// Returns once everything before `upto` is durable. One sync serves all who wait for it.
     pub fn sync(&self, upto: Position) -> Result<()> {
         let mut state = self.state.lock();
+        if state.durable < upto {
+            state.waits += 1;
+        }
         loop {
             if state.durable >= upto {
                 return Ok(());
@@ -368,27 +378,41 @@ impl Log {
         }
     }
 
-    /// Fills a file with zeros to become the next segment, if none is ready. For a background thread: the write path then
-    /// never waits for it.
+    /// Makes a file that can become the next segment, if [`Log::wants_spare`]. For a background thread: the write path then
+    /// does not wait for it. It is filled with zeros if the log is synced often.
     pub fn prepare_spare(&self) -> Result<()> {
-        let name = {
+        let (name, len, fills) = {
             let mut state = self.state.lock();
             state.check()?;
-            if state.spares.iter().any(|(_, len)| *len >= self.options.segment_bytes) {
+            if !self.lacks_spare(&state) {
                 return Ok(());
             }
             state.next_spare += 1;
-            format!("{:010}.{}-spare", state.next_spare, self.options.extension)
+            let name = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
+            (name, self.next_bytes(&state), state.waits >= SYNCED_OFTEN)
         };
         let path = self.options.dir.join(&name);
         let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-        if let Err(error) = file.fill(0, self.options.segment_bytes) {
+        let made = if fills { file.fill(0, len) } else { file.allocate(len) };
+        if let Err(error) = made {
             let _ = self.vfs.remove(&path); // or the next opening does
             return Err(Error::io("fill", &path, error));
         }
         file.sync().map_err(|e| sync_failed(&path, &e.0))?;
-        self.state.lock().spares.push((name, self.options.segment_bytes));
+        self.state.lock().spares.push((name, len));
         Ok(())
+    }
+
+    /// Bytes of the segment after the present one.
+    fn next_bytes(&self, state: &State) -> u64 {
+        state.capacity.saturating_mul(2).min(self.options.segment_bytes)
+    }
+
+    /// Whether the present segment is half full, and no file is there for the next. In the first half, one that is purged may
+    /// be had for nothing.
+    fn lacks_spare(&self, state: &State) -> bool {
+        let next = self.next_bytes(state);
+        state.end > state.capacity / 2 && !state.spares.iter().any(|(_, len)| *len >= next)
     }
 
     /// Bytes of a segment.
@@ -399,7 +423,7 @@ impl Log {
     /// Whether [`Log::prepare_spare`] has something to do.
     pub fn wants_spare(&self) -> bool {
         let state = self.state.lock();
-        state.poison.is_none() && !state.spares.iter().any(|(_, len)| *len >= self.options.segment_bytes)
+        state.poison.is_none() && !state.sealed && self.lacks_spare(&state)
     }
 
     /// Counters since the log was opened.
@@ -533,7 +557,7 @@ impl Log {
             None => {
                 let path = self.options.dir.join(format!("{number:010}.{}-new", self.options.extension));
                 let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-                let capacity = self.options.segment_bytes;
+                let capacity = self.next_bytes(state);
                 if let Err(error) = file.allocate(capacity) {
                     let _ = self.vfs.remove(&path); // or the next opening does
                     return Err(Error::io("allocate", &path, error));
@@ -554,6 +578,7 @@ impl Log {
         state.end = HEADER_BYTES as u64;
         state.durable = Position { segment: number, offset: HEADER_BYTES as u64 };
         state.last_crc = 0;
+        state.waits = 0;
         state.segments.push((number, seq));
         Ok(())
     }
