@@ -35,7 +35,7 @@ pub struct LogOptions {
     /// Size of a segment in bytes, once there were smaller ones; a longer record gets a segment of its own.
     pub segment_bytes: u64,
     /// Size of the first segment after opening: filled with zeros on the spot, so small enough not to delay the start. Each
-    /// further one is twice as large as the one before it, so that a small store has a small log.
+    /// further one is four times as large as the one before it, so that a small store has a small log.
     pub first_segment_bytes: u64,
     /// Whose log this is: a segment of another store is damage. `None` reads any (and writes zeros).
     pub uuid: Option<[u8; 16]>,
@@ -64,6 +64,9 @@ const WRITE_OUT_BYTES: usize = 4 << 20;
 const SYNC_AHEAD_BYTES: u64 = 8 << 20;
 /// Purged files kept to become segments again.
 const SPARES_MAX: usize = 1;
+/// How much larger than the one before it a segment is, until they have their full size: with 2, a fill of 80 MB was 10 %
+/// slower for the segments it began.
+const GROWTH: u64 = 4;
 /// A log that is waited for so often in a segment gets its next one filled with zeros. For others that would only double
 /// what is written.
 const SYNCED_OFTEN: u64 = 32;
@@ -405,7 +408,7 @@ impl Log {
 
     /// Bytes of the segment after the present one.
     fn next_bytes(&self, state: &State) -> u64 {
-        state.capacity.saturating_mul(2).min(self.options.segment_bytes)
+        state.capacity.saturating_mul(GROWTH).min(self.options.segment_bytes)
     }
 
     /// Whether the present segment is half full, and no file is there for the next. In the first half, one that is purged may
