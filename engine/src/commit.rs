@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::flush;
 use crate::key::Seq;
 use crate::log::{Kind, Log, Position};
-use crate::memtable::Memtable;
+use crate::memtable::Gathered;
 use crate::state::{How, Shared};
 use crate::stats::Stall;
 use crate::sync::Mutex;
@@ -102,7 +102,8 @@ impl Commit {
         let seq = order.last + 1;
         let end = append(shared, log, seq, batch)?;
         order.last = seq;
-        let memtable = Memtable::of_batch(seq, operations);
+        let mut gathered = Gathered::new();
+        gathered.add(seq, operations);
         shared.view.load().gaps.put(seq, operations);
         // All before it must be visible before it is frozen, and durable if it was asked to be.
         match order.syncing {
@@ -111,7 +112,7 @@ impl Commit {
         }
         order.syncing = None;
         shared.visible.fetch_max(seq - 1, Ordering::AcqRel);
-        shared.freeze_with(seq, memtable);
+        shared.freeze_with(seq, gathered.sorted());
         Ok(seq)
     }
 

@@ -209,6 +209,9 @@ impl Engine {
 
     /// Writes all memory to tables and waits for it. With an outer log, whatever was frozen.
     pub fn flush(&self) -> Result<()> {
+        if self.shared.options.read_only {
+            return Ok(());
+        }
         if let Some(log) = &self.background.log {
             self.commit.freeze(&self.shared, log, true)?;
         }

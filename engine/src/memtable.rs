@@ -192,16 +192,6 @@ impl Memtable {
         }
     }
 
-    /// A memtable of the operations of one batch, to which nothing is added; keys in it are unique.
-    pub(crate) fn of_batch(seq: Seq, operations: &[Operation<'_>]) -> Memtable {
-        let mut memtable = Memtable::new();
-        let mut entries = Vec::with_capacity(operations.len());
-        memtable.each(seq, operations, |version| entries.push(version));
-        entries.sort_unstable();
-        memtable.map = Entries::Sorted(entries.into());
-        memtable
-    }
-
     /// Inserts the operations of one batch; keys in it are unique.
     pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
         let Entries::List(map) = &self.map else { panic!("nothing is added to what was sorted once") };
@@ -290,6 +280,43 @@ impl Memtable {
             Entries::List(map) => At::List { map, node: None },
             Entries::Sorted(entries) => At::Sorted { entries, at: entries.len() },
         })
+    }
+}
+
+/// The entries of one large batch, or of all that a log holds, gathered to be sorted at once: that takes a third of the time
+/// of inserting them one by one.
+pub(crate) struct Gathered {
+    memtable: Memtable,
+    entries: Vec<Version>,
+}
+
+impl Gathered {
+    pub(crate) fn new() -> Gathered {
+        Gathered { memtable: Memtable::new(), entries: Vec::new() }
+    }
+
+    /// Adds the operations of one batch; keys in it are unique.
+    pub(crate) fn add(&mut self, seq: Seq, operations: &[Operation<'_>]) {
+        self.entries.reserve(operations.len());
+        self.memtable.each(seq, operations, |version| self.entries.push(version));
+    }
+
+    /// Bytes it takes, estimated.
+    pub(crate) fn bytes(&self) -> usize {
+        self.memtable.bytes()
+    }
+
+    /// A memtable to which nothing is added.
+    pub(crate) fn sorted(mut self) -> Memtable {
+        self.entries.sort_unstable();
+        Memtable { map: Entries::Sorted(self.entries.into()), ..self.memtable }
+    }
+
+    /// A memtable that grows on.
+    pub(crate) fn growing(self) -> Memtable {
+        let Entries::List(map) = &self.memtable.map else { unreachable!("it was made as a list") };
+        self.entries.into_iter().for_each(|version| drop(map.insert(version, ())));
+        self.memtable
     }
 }
 

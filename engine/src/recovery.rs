@@ -1,18 +1,20 @@
 //! Opening a store: lock, manifest, log.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::background::Background;
-use crate::batch::Batch;
+use crate::batch::{Batch, Operation};
 use crate::compaction::picker;
 use crate::error::{Error, Result};
 use crate::gaps::Gaps;
+use crate::key::Seq;
 use crate::log::{Kind, Log, LogOptions, Recovery};
-use crate::memtable::Memtable;
+use crate::memtable::{Gathered, Memtable};
 use crate::options::Options;
-use crate::state::{Shared, View, Work};
+use crate::state::{FlushTask, Shared, View, Work};
 use crate::stats::Counters;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{ArcSwap, Condvar, Mutex};
@@ -53,7 +55,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
     // Found out before any thread starts: later, a file that is not named may be one that is being written.
     let orphans = found.orphans(&version);
     let durable = version.durable_seq;
-    let active = Arc::new(Memtable::new());
+    let mut replayed = Replayed::new(&options);
     let mut last = durable;
     let (mut log, mut recovery) = (None, Recovery::default());
     if options.log {
@@ -78,7 +80,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
                 }
                 let batch = Batch::decode(payload)
                     .ok_or_else(|| Error::corrupt("the log", 0, format!("malformed batch of seq {seq}")))?;
-                active.insert(seq, &batch.effective()?);
+                replayed.add(seq, &batch.effective()?);
                 last = seq;
                 Ok(())
             })?;
@@ -96,8 +98,10 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         recovery = replayed;
     }
     let picker = picker::from_options(&options);
-    let view = View::new(active, Vec::new(), Arc::new(version), Arc::new(Gaps::new(last)))
-        .measured(&options, &*picker);
+    let (active, queue) = replayed.finish();
+    let frozen = queue.iter().rev().map(|task| task.memtable.clone()).collect();
+    let view =
+        View::new(active, frozen, Arc::new(version), Arc::new(Gaps::new(last))).measured(&options, &*picker);
     let shared = Shared {
         options,
         dir: dir.to_path_buf(),
@@ -107,7 +111,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         next_file: AtomicU64::new(opened.next_file.max(found.next_number())),
         orphans: Mutex::new(orphans),
         manifest: Mutex::new(opened.manifest),
-        work: Mutex::new(Work::default()),
+        work: Mutex::new(Work { queue, ..Work::default() }),
         over: AtomicBool::new(false),
         bell: Condvar::new(),
         picker,
@@ -117,6 +121,48 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
     };
     let background = Background { shared: Arc::new(shared), log };
     Ok(Opened { background, recovery, lock })
+}
+
+/// What the log holds, in memtables of their usual size. Those that are not small are flushed without ado: nothing is added
+/// to them, so that they can be sorted at once, and the next opening is quick.
+struct Replayed {
+    memtable_bytes: usize,
+    gathered: Gathered,
+    last: Seq,
+    full: VecDeque<FlushTask>,
+}
+
+impl Replayed {
+    fn new(options: &Options) -> Replayed {
+        Replayed {
+            memtable_bytes: options.memtable_bytes,
+            gathered: Gathered::new(),
+            last: 0,
+            full: VecDeque::new(),
+        }
+    }
+
+    fn add(&mut self, seq: Seq, operations: &[Operation<'_>]) {
+        if self.gathered.bytes() >= self.memtable_bytes {
+            self.freeze();
+        }
+        self.gathered.add(seq, operations);
+        self.last = seq;
+    }
+
+    fn freeze(&mut self) {
+        let memtable = Arc::new(std::mem::replace(&mut self.gathered, Gathered::new()).sorted());
+        memtable.end(self.last);
+        self.full.push_back(FlushTask { memtable, attached: None, seq: self.last, committed: false });
+    }
+
+    /// The active memtable, and those that are to be flushed.
+    fn finish(mut self) -> (Arc<Memtable>, VecDeque<FlushTask>) {
+        if self.gathered.bytes() >= self.memtable_bytes / 4 {
+            self.freeze();
+        }
+        (Arc::new(self.gathered.growing()), self.full)
+    }
 }
 
 /// The tables and attachments in the folder when it was opened.

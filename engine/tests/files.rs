@@ -322,3 +322,30 @@ fn what_has_expired_is_gone_and_leaves_the_disk() {
     assert!(engine.shape().contains("1 puts, 0 deletes"), "{}", engine.shape());
     assert!(!engine.shape().contains("blobs"), "{}", engine.shape());
 }
+
+#[test]
+fn a_store_opened_for_reading_only_shows_its_log_and_changes_nothing() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", Options { memtable_bytes: 1 << 20, ..options(&vfs) }).expect("open");
+    // None of it has been flushed when the process dies.
+    for n in 0..400u32 {
+        let mut batch = Batch::new();
+        batch.put(&n.to_be_bytes(), &[n as u8; 100]);
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    let alive = vfs.fork();
+    drop(engine);
+    let before = alive.files();
+    let small = Options { memtable_bytes: 10 << 10, ..options(&alive) };
+    let engine = Engine::open("/store", Options { read_only: true, ..small.clone() }).expect("open");
+    assert_eq!(rows(&engine).len(), 400);
+    engine.flush().expect("there is nothing to flush to");
+    engine.close().expect("closes");
+    drop(engine);
+    assert_eq!(alive.files(), before);
+    // And as ever: what the log held is in tables at once, but for a small rest.
+    let engine = Engine::open("/store", small).expect("open");
+    assert!(engine.stats().flushes >= 3, "{:?}", engine.stats());
+    assert!(engine.stats().memtable_bytes < 5 << 10);
+    assert_eq!(engine.get(&399u32.to_be_bytes()).expect("undamaged").as_deref(), Some(&[143; 100][..]));
+}
