@@ -232,6 +232,11 @@ impl Log {
             state = self.rotate(state, first_seq, need)?;
             self.rotations.fetch_add(1, Ordering::Relaxed);
             self.rotating_micros.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        } else if state.end + need > state.capacity {
+            // Here a full disk can still be told from a failed write, after which nothing is known.
+            let (path, capacity) = (self.path(state.number), state.end + need);
+            state.file.allocate(capacity).map_err(|e| Error::io("allocate", &path, e))?;
+            state.capacity = capacity;
         } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.writing {
             state = self.write_buffer(state);
         }
@@ -551,7 +556,7 @@ impl Log {
             previous_len: state.end,
             previous_crc: state.last_crc,
         };
-        let (temporary, file, capacity) = match state.spares.pop() {
+        let (temporary, file, len) = match state.spares.pop() {
             Some((name, len)) => {
                 let path = self.options.dir.join(name);
                 let file = self.vfs.open(&path, Mode::Write).map_err(|e| Error::io("open", &path, e))?;
@@ -560,14 +565,16 @@ impl Log {
             None => {
                 let path = self.options.dir.join(format!("{number:010}.{}-new", self.options.extension));
                 let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-                let capacity = self.next_bytes(state);
-                if let Err(error) = file.allocate(capacity) {
-                    let _ = self.vfs.remove(&path); // or the next opening does
-                    return Err(Error::io("allocate", &path, error));
-                }
-                (path, file, capacity)
+                (path, file, 0)
             }
         };
+        let capacity = if len > 0 { len } else { self.next_bytes(state) }.max(HEADER_BYTES as u64 + need);
+        if capacity > len {
+            if let Err(error) = file.allocate(capacity) {
+                let _ = self.vfs.remove(&temporary); // or the next opening does
+                return Err(Error::io("allocate", &temporary, error));
+            }
+        }
         file.write_at(&header.encode(), 0).map_err(|e| Error::io("write", &temporary, e))?;
         file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
         let path = self.options.dir.join(segment_name(number, self.options.extension));
@@ -576,7 +583,7 @@ impl Log {
         state.file = file;
         state.number = number;
         state.tag = tag;
-        state.capacity = capacity.max(HEADER_BYTES as u64 + need);
+        state.capacity = capacity;
         state.written = HEADER_BYTES as u64;
         state.end = HEADER_BYTES as u64;
         state.durable = Position { segment: number, offset: HEADER_BYTES as u64 };

@@ -263,8 +263,10 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
             return Err(format!("progress of a compaction of table {} cannot be: {counts:?}", progress.id()));
         }
     }
+    // In force is only what no reader looks behind; else compactions would heed it again and again.
+    let is_unsound = |range: &RangeDelete| range.floor > next_file || range.seq > whole.floor.unwrap_or(0);
     let cannot_be =
-        |range: &&RangeDelete| range.seq > durable || (range.floor > next_file && range.floor != WAITING);
+        |range: &&RangeDelete| range.seq > durable || (range.floor != WAITING && is_unsound(range));
     match whole.add_ranges.iter().find(cannot_be) {
         Some(range) => Err(format!("a range delete cannot be: {range:?}, durable seq {durable}")),
         None => Ok(()),
@@ -367,12 +369,13 @@ mod tests {
         let sound = Edit {
             next_file: Some(3),
             durable_seq: Some(5),
+            floor: Some(5),
             add: vec![(0, table(1)), (1, table(2))],
             add_ranges: vec![range],
             ..Edit::default()
         };
         assert_eq!(check(&sound), Ok(()));
-        let wrong: [fn(&mut Edit); 8] = [
+        let wrong: [fn(&mut Edit); 9] = [
             |edit| edit.durable_seq = Some(Seq::MAX),
             |edit| edit.durable_seq = Some(4),
             |edit| edit.next_file = Some(2),
@@ -381,6 +384,7 @@ mod tests {
             |edit| edit.add[0].1.stated.smallest = b"c".to_vec(),
             |edit| edit.add_ranges[0].seq = 6,
             |edit| edit.add_ranges[0].floor = 4,
+            |edit| edit.floor = Some(4),
         ];
         for (n, change) in wrong.iter().enumerate() {
             let mut edit = sound.clone();
