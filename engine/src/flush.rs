@@ -8,11 +8,12 @@ use crate::attachment::Attachments;
 use crate::blob::NO_BLOBS;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::install::How;
 use crate::key::{Entry, Op};
 use crate::log::Log;
 use crate::output::{Fate, Output, Plan, Survivors};
 use crate::range_delete::{RangeDelete, WAITING};
-use crate::state::{FlushTask, How, Shared};
+use crate::state::{FlushTask, Shared};
 use crate::version::Version;
 use crate::version::edit::Edit;
 

@@ -19,9 +19,9 @@
 
 use crate::batch::Operation;
 use crate::key::Seq;
-use crate::state::Moment;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use crate::view::Moment;
 
 /// The most that are remembered; beyond it, the one that was unused for the longest time goes.
 const GAPS_MAX: usize = 16;

@@ -60,6 +60,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod vfs;
 
+mod admission;
 mod background;
 mod blob;
 mod checkpoint;
@@ -68,6 +69,7 @@ mod compaction;
 mod cursor;
 mod flush;
 mod gaps;
+mod install;
 mod memtable;
 mod merge;
 mod output;
@@ -79,6 +81,7 @@ mod state;
 mod sync;
 mod table;
 mod version;
+mod view;
 
 pub use crate::batch::Batch;
 pub use crate::commit::Durability;

@@ -13,10 +13,11 @@ use crate::coding::{Decoder, put_slice, put_varint};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::inspect::printable;
+use crate::install::How;
 use crate::key::Seq;
 use crate::output::{Output, Plan};
 use crate::range_delete::RangeDelete;
-use crate::state::{How, Shared};
+use crate::state::Shared;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
 

@@ -14,7 +14,7 @@ use crate::key::Seq;
 use crate::log::{Kind, Log, LogOptions, Recovery};
 use crate::memtable::{Gathered, Memtable};
 use crate::options::Options;
-use crate::state::{FlushTask, Shared, View, Work};
+use crate::state::{FlushTask, Shared, Work};
 use crate::stats::Counters;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{ArcSwap, Condvar, Mutex};
@@ -23,6 +23,7 @@ use crate::version::Version;
 use crate::version::manifest::{Files, Manifest};
 use crate::vfs::Lock;
 use crate::vfs::overlay::Overlay;
+use crate::view::View;
 
 /// File ending of the engine's own log.
 pub(crate) const LOG_EXTENSION: &str = "wal";

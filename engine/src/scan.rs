@@ -7,7 +7,7 @@ use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{Entry, Seq};
 use crate::merge::MergeCursor;
-use crate::state::{Moment, View};
+use crate::view::{Moment, View};
 
 /// A walk over visible keys. It lends key and value; a new scan stands before the first row, so that `next_row`
 /// gives the first and `prev_row` the last.

@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 use crate::key::Seq;
 use crate::scan::Scan;
 use crate::slice::Slice;
-use crate::state::{Moment, Shared, View};
+use crate::state::Shared;
 use crate::sync::atomic::Ordering;
 use crate::sync::hint;
 use crate::table::reader::Reach;
+use crate::view::{Moment, View};
 
 /// The data as of one sequence number. Cheap to make and to clone.
 #[derive(Clone)]
