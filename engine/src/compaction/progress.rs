@@ -71,7 +71,8 @@ impl Progress {
     /// Bytes of the output so far.
     pub(crate) fn bytes(&self) -> u64 {
         let tables = self.tables.iter().map(|meta| meta.len);
-        tables.chain(self.blobs.iter().map(|meta| meta.len)).sum()
+        // `inspect` shows what no opening has checked.
+        tables.chain(self.blobs.iter().map(|meta| meta.len)).fold(0, u64::saturating_add)
     }
 
     /// The files of the output so far.

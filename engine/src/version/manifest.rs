@@ -275,8 +275,9 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
 
 /// Changes `version` by `edit`; removed files are told that they are obsolete by the caller, once the edit is durable.
 pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result<()> {
+    let mut removed = Vec::new();
     for slot in &mut version.slots {
-        slot.retain(|table| !edit.remove.contains(&table.meta.number));
+        removed.extend(slot.extract_if(.., |table| edit.remove.contains(&table.meta.number)));
     }
     for (slot, meta) in &edit.add {
         let slot = usize::from(*slot);
@@ -284,12 +285,15 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
             let reason = format!("table {} is in slot {slot}", meta.number);
             return Err(Error::corrupt("the manifest", 0, reason));
         }
-        let path = files.dir.join(crate::table::name(meta.number));
-        let table = Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone());
+        // One that only moves stays the same: its file goes with the last reader of either place.
+        let moved = removed.iter().find(|table| table.meta.number == meta.number).cloned();
+        let table = moved.unwrap_or_else(|| {
+            let path = files.dir.join(crate::table::name(meta.number));
+            Arc::new(Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone()))
+        });
         if version.is_first(slot) {
             table.pin();
         }
-        let table = Arc::new(table);
         let at = match slot {
             // Runs are merged with their neighbours only, so their seqs never overlap.
             0 => version.slots[0].partition_point(|other| other.meta.max_seq() > meta.max_seq()),
