@@ -230,8 +230,9 @@ struct Run {
     engine: Option<Engine>,
     /// What readers see.
     model: Model,
-    /// What a power cut may leave: the newest state that is on the disk for sure, and one for each write after it.
-    survivors: Vec<Model>,
+    /// What a power cut may leave, and the seq that it then has: the newest state that is on the disk for sure, and one for
+    /// each write after it. Rows alone would not tell two of them apart that differ in when something expires.
+    survivors: Vec<(Seq, Model)>,
     /// With the time of their taking.
     held: Vec<(Snapshot, Model, u64)>,
     /// How many batches back can be read, under any options.
@@ -256,7 +257,12 @@ impl Run {
 
     /// Everything written so far survives from here on.
     fn is_durable(&mut self) {
-        self.survivors = vec![self.model.clone()];
+        self.survivors = vec![(self.engine().visible_seq(), self.model.clone())];
+    }
+
+    /// What the next write makes of the store, whatever the call answers.
+    fn may_become(&mut self, after: &Model) {
+        self.survivors.push((self.engine().visible_seq() + 1, after.clone()));
     }
 
     fn step(&mut self, operation: &Operation) -> Result<(), Error> {
@@ -264,7 +270,7 @@ impl Run {
             Operation::Write { changes, sync } => {
                 let mut after = self.model.clone();
                 let batch = apply(changes, &mut after);
-                self.survivors.push(after.clone()); // from here on, whatever the call answers
+                self.may_become(&after);
                 let durability = if *sync { Durability::Sync } else { Durability::Buffered };
                 let seq = self.engine().write(&batch, durability)?;
                 self.model = after;
@@ -304,7 +310,7 @@ impl Run {
                     after.retain(|k, _| k < from || k >= to);
                 }
                 after.extend((*from..*to).step_by(2).map(|k| (k, (u16::from(k), u64::MAX))));
-                self.survivors.push(after.clone());
+                self.may_become(&after);
                 let mut ingestion = self.engine().ingest();
                 if *replace {
                     ingestion.replace(&key(*from), &key(*to));
@@ -328,8 +334,8 @@ impl Run {
             Operation::Reopen(kind) => {
                 self.held.clear();
                 self.engine().close()?;
-                self.engine = None;
                 self.is_durable();
+                self.engine = None;
                 self.open(*kind)?;
             }
             Operation::PowerCut { after, crash, again, options } => {
@@ -376,13 +382,11 @@ impl Run {
         self.open(cut.options)?;
         let all = (Bound::Unbounded, Bound::Unbounded);
         let found = walk(&self.engine().snapshot(), all, false)?;
-        let survivor = self.survivors.iter().rfind(|survivor| rows(*survivor, NOW.get()) == found);
-        let (crash, at_call) = (cut.crash, cut.at_call);
-        self.model = survivor
-            .unwrap_or_else(|| {
-                panic!("{crash:?} at call {at_call} left {found:?}, none of {:?}", self.survivors)
-            })
-            .clone();
+        let (seq, crash, at_call) = (self.engine().visible_seq(), cut.crash, cut.at_call);
+        let survivor = self.survivors.iter().rfind(|(survivor, _)| *survivor == seq);
+        let (_, model) = survivor.unwrap_or_else(|| panic!("{crash:?} at call {at_call} left seq {seq}"));
+        assert_eq!(found, rows(model, NOW.get()), "{crash:?} at call {at_call} left seq {seq}");
+        self.model = model.clone();
         self.is_durable();
         Ok(())
     }
@@ -393,7 +397,7 @@ pub fn run(kind: u8, operations: &[Operation]) {
     RANDOM.set(0);
     NOW.set(1_000_000);
     let vfs = Memory::new();
-    let (model, survivors) = (Model::new(), vec![Model::new()]);
+    let (model, survivors) = (Model::new(), vec![(0, Model::new())]);
     let (held, history, retain_seqs) = (Vec::new(), BTreeMap::new(), u64::from(kind % 3) * 15);
     let mut run = Run { vfs, engine: None, model, survivors, held, retain_seqs, history, cut: None };
     run.open(kind).expect("a new store");
