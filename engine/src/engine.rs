@@ -207,13 +207,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes all memory to tables and waits for it. With an outer log, whatever was frozen.
+    /// Writes all memory to tables and waits for it: from here on, all that was written before survives. With an outer log,
+    /// whatever was frozen.
     pub fn flush(&self) -> Result<()> {
         if self.shared.options.read_only {
             return Ok(());
         }
         if let Some(log) = &self.background.log {
             self.commit.freeze(&self.shared, log, true)?;
+            log.sync(log.end())?; // batches of nothing have no table, but numbers that others may have seen
         }
         self.work_inline()?;
         self.wait(|work| work.queue.is_empty() && !work.flushing)
