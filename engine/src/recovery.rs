@@ -159,7 +159,7 @@ impl Replayed {
 
     /// The active memtable, and those that are to be flushed.
     fn finish(mut self) -> (Arc<Memtable>, VecDeque<FlushTask>) {
-        if self.gathered.bytes() >= self.memtable_bytes / 4 {
+        if self.gathered.bytes() >= (self.memtable_bytes / 4).max(1) {
             self.freeze();
         }
         (Arc::new(self.gathered.growing()), self.full)

@@ -349,3 +349,20 @@ fn a_store_opened_for_reading_only_shows_its_log_and_changes_nothing() {
     assert!(engine.stats().memtable_bytes < 5 << 10);
     assert_eq!(engine.get(&399u32.to_be_bytes()).expect("undamaged").as_deref(), Some(&[143; 100][..]));
 }
+
+#[test]
+fn a_memtable_of_one_byte_is_enough() {
+    let vfs = Memory::new();
+    let options = || Options { memtable_bytes: 1, ..options(&vfs) };
+    for n in 0..6u8 {
+        let engine = Engine::open("/store", options()).expect("open");
+        assert_eq!(engine.visible_seq(), u64::from(n.min(3)), "opening {n}");
+        if n < 3 {
+            let mut batch = Batch::new();
+            batch.put(&[n], b"value");
+            engine.write(&batch, Durability::Sync).expect("write");
+        }
+        assert_eq!(rows(&engine).len(), usize::from(n + 1).min(3));
+        engine.close().expect("close");
+    }
+}
