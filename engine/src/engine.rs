@@ -94,6 +94,9 @@ impl Engine {
     /// Errors: [`Error::Busy`] when flushes and compactions are behind for 10 s, [`Error::DiskFull`], [`Error::SyncFailed`] when it is not
     /// known whether the batch will survive, [`Error::TooLarge`] for a key over 64 KiB or a value over 128 MiB.
     pub fn write(&self, batch: &Batch, durability: Durability) -> Result<Seq> {
+        if self.shared.options.threads == 0 && self.frozen_count() > 0 {
+            self.work_inline()?; // what found no room before, and nobody else does
+        }
         let seq = self.commit.write(&self.shared, self.log()?, batch, durability)?;
         self.work_inline()?;
         Ok(seq)

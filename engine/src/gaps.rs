@@ -20,7 +20,7 @@
 use crate::batch::Operation;
 use crate::key::Seq;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use crate::view::Moment;
 
 /// The most that are remembered; beyond it, the one that was unused for the longest time goes.
@@ -32,6 +32,8 @@ pub(crate) struct Gaps {
     begun: AtomicU64,
     /// How many gaps there are; writers go past the lock while it is 0.
     count: AtomicUsize,
+    /// Whether anything that expires was ever beside these gaps.
+    expires: AtomicBool,
     list: Mutex<List>,
 }
 
@@ -75,7 +77,18 @@ impl List {
 impl Gaps {
     /// None, beside a view with batches up to `seq`.
     pub(crate) fn new(seq: Seq) -> Gaps {
-        Gaps { begun: AtomicU64::new(seq), count: AtomicUsize::new(0), list: Mutex::default() }
+        Gaps {
+            begun: AtomicU64::new(seq),
+            count: AtomicUsize::new(0),
+            expires: AtomicBool::new(false),
+            list: Mutex::default(),
+        }
+    }
+
+    /// Whether readers of a view beside these gaps have to know the time, given whether anything in it expires: also when
+    /// something did, for a gap is where that has gone, and older snapshots see it still.
+    pub(crate) fn are_timed(&self, expires: bool) -> bool {
+        self.expires.fetch_or(expires, SeqCst) || expires
     }
 
     /// Before a batch becomes visible: what it puts is in no gap any more.

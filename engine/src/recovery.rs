@@ -136,7 +136,8 @@ struct Replayed {
 impl Replayed {
     fn new(options: &Options) -> Replayed {
         Replayed {
-            memtable_bytes: options.memtable_bytes,
+            // Nothing is flushed in a store that is only read.
+            memtable_bytes: if options.read_only { usize::MAX } else { options.memtable_bytes.max(1) },
             gathered: Gathered::new(),
             last: 0,
             full: VecDeque::new(),

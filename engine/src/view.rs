@@ -28,7 +28,7 @@ pub(crate) struct View {
     pub version: Arc<Version>,
     /// Where there are no rows.
     pub gaps: Arc<Gaps>,
-    /// Whether any entry outside the active memtable expires.
+    /// Whether any entry outside the active memtable expires, or did.
     expires: bool,
     /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
     pub pressure: (f64, Stall),
@@ -41,7 +41,7 @@ impl View {
         version: Arc<Version>,
         gaps: Arc<Gaps>,
     ) -> View {
-        let expires = version.expires() || frozen.iter().any(|memtable| memtable.expires());
+        let expires = gaps.are_timed(version.expires() || frozen.iter().any(|memtable| memtable.expires()));
         View { active, frozen, version, gaps, expires, pressure: (0.0, Stall::Memory) }
     }
 

@@ -351,9 +351,9 @@ fn a_store_opened_for_reading_only_shows_its_log_and_changes_nothing() {
 }
 
 #[test]
-fn a_memtable_of_one_byte_is_enough() {
+fn a_memtable_of_no_bytes_is_enough() {
     let vfs = Memory::new();
-    let options = || Options { memtable_bytes: 1, ..options(&vfs) };
+    let options = || Options { memtable_bytes: 0, ..options(&vfs) };
     for n in 0..6u8 {
         let engine = Engine::open("/store", options()).expect("open");
         assert_eq!(engine.visible_seq(), u64::from(n.min(3)), "opening {n}");

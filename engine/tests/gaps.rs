@@ -1,6 +1,7 @@
 //! Walks where much was deleted: queues, stacks and what comes back into the middle, against a sorted map, with snapshots
 //! held, memory frozen and compacted, tables taken in and the store reopened.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -49,6 +50,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Reopen),
     ];
     proptest::collection::vec(step, 20..80)
+}
+
+thread_local! {
+    static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
 fn key(n: u32) -> [u8; 4] {
@@ -170,4 +175,24 @@ proptest! {
     fn walks_over_what_was_deleted_answer_like_a_sorted_map(steps in steps()) {
         run(&steps);
     }
+}
+
+#[test]
+fn a_held_snapshot_keeps_what_expires_later() {
+    let now = |ms| NOW.set(ms);
+    let vfs = Memory::new();
+    now(100);
+    let engine = Engine::open("/store", Options { clock: || NOW.get(), ..options(&vfs) }).expect("open");
+    let mut batch = Batch::new();
+    (0..20).for_each(|n| batch.delete(&key(n)));
+    (20..200).for_each(|n| batch.put_until(&key(n), &key(1), 150));
+    engine.write(&batch, Durability::Buffered).expect("nothing fails");
+    let held = engine.snapshot();
+    let rows = |snapshot: &Snapshot| walk(snapshot, None, true, usize::MAX).len();
+    assert_eq!(rows(&held), 180);
+    // The flush makes deletes of them, so that nothing is left that expires.
+    now(200);
+    engine.flush().expect("nothing fails");
+    (0..3).for_each(|_| assert_eq!(rows(&engine.snapshot()), 0));
+    assert_eq!(rows(&held), 180);
 }

@@ -224,15 +224,17 @@ impl Log {
         let mut state = self.state.lock();
         state.takes(kind)?;
         let repeats = matches!(kind, Kind::Vouch | Kind::Seal);
-        // A segment that holds no record yet takes any record, growing if it must.
-        if state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
+        // A segment that holds no record yet takes any record, growing if it must. Another writer may have begun the next one
+        // meanwhile, and filled it.
+        while state.end + need > state.capacity && state.end > HEADER_BYTES as u64 {
             // A vouching record repeats the seq of the record before it, which stays behind in the full segment.
             let first_seq = if repeats { state.last_seq + 1 } else { seq };
             let begun = Instant::now();
             state = self.rotate(state, first_seq, need)?;
             self.rotations.fetch_add(1, Ordering::Relaxed);
             self.rotating_micros.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
-        } else if state.end + need > state.capacity {
+        }
+        if state.end + need > state.capacity {
             // Here a full disk can still be told from a failed write, after which nothing is known.
             let (path, capacity) = (self.path(state.number), state.end + need);
             state.file.allocate(capacity).map_err(|e| Error::io("allocate", &path, e))?;
@@ -407,8 +409,15 @@ impl Log {
             return Err(Error::io("fill", &path, error));
         }
         file.sync().map_err(|e| sync_failed(&path, &e.0))?;
-        self.state.lock().spares.push((name, len));
-        Ok(())
+        {
+            let mut state = self.state.lock();
+            // Another segment may have begun meanwhile, after which the next is to be larger.
+            if len >= self.next_bytes(&state) {
+                state.spares.push((name, len));
+                return Ok(());
+            }
+        }
+        self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))
     }
 
     /// Bytes of the segment after the present one.
@@ -575,10 +584,16 @@ impl Log {
                 return Err(Error::io("allocate", &temporary, error));
             }
         }
-        file.write_at(&header.encode(), 0).map_err(|e| Error::io("write", &temporary, e))?;
-        file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
         let path = self.options.dir.join(segment_name(number, self.options.extension));
-        self.vfs.rename(&temporary, &path).map_err(|e| Error::io("rename", &temporary, e))?;
+        let named = || {
+            file.write_at(&header.encode(), 0).map_err(|e| Error::io("write", &temporary, e))?;
+            file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
+            self.vfs.rename(&temporary, &path).map_err(|e| Error::io("rename", &temporary, e))
+        };
+        if let Err(error) = named() {
+            let _ = self.vfs.remove(&temporary); // or the next opening does
+            return Err(error);
+        }
         self.sync_dir()?;
         state.file = file;
         state.number = number;
