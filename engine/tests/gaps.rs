@@ -1,5 +1,5 @@
 //! Walks where much was deleted: queues, stacks and what comes back into the middle, against a sorted map, with snapshots
-//! held, memory frozen and compacted, tables taken in and the store reopened.
+//! held, time passing, memory frozen and compacted, tables taken in and the store reopened.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,12 +10,17 @@ use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Durability, Engine, Options, Snapshot};
 use proptest::prelude::*;
 
-type Rows = BTreeMap<u32, u32>;
+/// Value, and when it expires.
+type Rows = BTreeMap<u32, (u32, u64)>;
 
 #[derive(Debug, Clone)]
 enum Step {
     /// So many keys at the end get a row.
     Append(u32),
+    /// The same, for so many milliseconds.
+    AppendUntil(u32, u64),
+    /// So many milliseconds pass.
+    Later(u64),
     /// So many of the first rows go.
     Consume(u32),
     /// So many of the last rows go.
@@ -37,7 +42,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let place = || 0..1000u32;
     let step = prop_oneof![
-        4 => (1..400u32).prop_map(Step::Append),
+        3 => (1..400u32).prop_map(Step::Append),
+        2 => (1..400u32, 1..100u64).prop_map(|(count, ms)| Step::AppendUntil(count, ms)),
+        2 => (1..60u64).prop_map(Step::Later),
         6 => (1..300u32).prop_map(Step::Consume),
         3 => (1..300u32).prop_map(Step::Pop),
         2 => place().prop_map(Step::Return),
@@ -60,8 +67,13 @@ fn key(n: u32) -> [u8; 4] {
     n.to_be_bytes()
 }
 
-fn row((key, value): (&u32, &u32)) -> (u32, u32) {
+fn row((key, (value, _)): (&u32, &(u32, u64))) -> (u32, u32) {
     (*key, *value)
+}
+
+/// What has not expired.
+fn live(rows: &Rows) -> Rows {
+    rows.iter().filter(|(_, (_, expiry))| NOW.get() < *expiry).map(|(key, row)| (*key, *row)).collect()
 }
 
 /// The first `count` rows from `start` on, or back from the last one before it.
@@ -100,11 +112,13 @@ fn options(vfs: &Memory) -> Options {
         level_bytes: 16 << 10,
         level0_tables: 3,
         threads: 0,
+        clock: || NOW.get(),
         ..Options::default()
     }
 }
 
 fn run(steps: &[Step]) {
+    NOW.set(1);
     let vfs = Memory::new();
     let mut engine = Engine::open("/store", options(&vfs)).expect("open");
     let (mut rows, mut end, mut writes) = (Rows::new(), 0u32, 0u32);
@@ -117,10 +131,18 @@ fn run(steps: &[Step]) {
             Step::Append(count) => {
                 (end..end + count).for_each(|n| {
                     batch.put(&key(n), &key(writes));
-                    rows.insert(n, writes);
+                    rows.insert(n, (writes, u64::MAX));
                 });
                 end += count;
             }
+            Step::AppendUntil(count, ms) => {
+                (end..end + count).for_each(|n| {
+                    batch.put_until(&key(n), &key(writes), NOW.get() + ms);
+                    rows.insert(n, (writes, NOW.get() + ms));
+                });
+                end += count;
+            }
+            Step::Later(ms) => NOW.set(NOW.get() + ms),
             Step::Consume(count) => {
                 for _ in 0..count {
                     rows.pop_first().into_iter().for_each(|(n, _)| batch.delete(&key(n)));
@@ -133,7 +155,7 @@ fn run(steps: &[Step]) {
             }
             Step::Return(place) => {
                 batch.put(&key(at(place)), &key(writes));
-                rows.insert(at(place), writes);
+                rows.insert(at(place), (writes, u64::MAX));
             }
             Step::DeleteRange(from, to) => {
                 batch.delete_range(&key(at(from)), &key(at(to)));
@@ -143,13 +165,13 @@ fn run(steps: &[Step]) {
                 let mut ingestion = engine.ingest();
                 for n in [at(one).min(at(other)), at(one).max(at(other)) + 1] {
                     ingestion.put(&key(n), &key(writes)).expect("ascends");
-                    rows.insert(n, writes);
+                    rows.insert(n, (writes, u64::MAX));
                 }
                 ingestion.commit().expect("nothing fails");
                 end = end.max(at(1000) + 2);
             }
-            Step::Look(place) => look(&engine.snapshot(), &rows, at(place)),
-            Step::Hold => held.push((engine.snapshot(), rows.clone())),
+            Step::Look(place) => look(&engine.snapshot(), &live(&rows), at(place)),
+            Step::Hold => held.push((engine.snapshot(), live(&rows))),
             Step::Flush => engine.flush().expect("nothing fails"),
             Step::Settle => engine.settle().expect("nothing fails"),
             Step::Reopen => {
@@ -165,11 +187,11 @@ fn run(steps: &[Step]) {
         held.iter().for_each(|(snapshot, rows)| look(snapshot, rows, end / 2));
     }
     let all = walk(&engine.snapshot(), None, true, usize::MAX);
-    assert_eq!(all, rows.iter().map(row).collect::<Vec<_>>());
+    assert_eq!(all, live(&rows).iter().map(row).collect::<Vec<_>>());
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn walks_over_what_was_deleted_answer_like_a_sorted_map(steps in steps()) {
@@ -182,7 +204,7 @@ fn a_held_snapshot_keeps_what_expires_later() {
     let now = |ms| NOW.set(ms);
     let vfs = Memory::new();
     now(100);
-    let engine = Engine::open("/store", Options { clock: || NOW.get(), ..options(&vfs) }).expect("open");
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
     let mut batch = Batch::new();
     (0..20).for_each(|n| batch.delete(&key(n)));
     (20..200).for_each(|n| batch.put_until(&key(n), &key(1), 150));
