@@ -39,22 +39,32 @@ pub(crate) enum Reach {
     Memory,
 }
 
-/// A live table. Its file is opened at first use, and removed with the last reader once the table is obsolete.
+/// A live table at its place in the tree. Its file is opened at first use.
 pub(crate) struct Table {
     pub(crate) meta: TableMeta,
-    path: PathBuf,
-    vfs: Arc<dyn Vfs>,
+    life: Arc<Life>,
     cache: Arc<BlockCache>,
     opening: Mutex<()>,
     opened: OnceLock<Opened>,
     /// Whether its partitions are kept, once read, as long as it lives.
     pin: AtomicBool,
-    obsolete: AtomicBool,
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
         self.cache.pin(-(self.pinned_bytes() as i64));
+    }
+}
+
+/// A table's file, removed with the last reader of any of its places once it is obsolete.
+struct Life {
+    path: PathBuf,
+    vfs: Arc<dyn Vfs>,
+    obsolete: AtomicBool,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
             // Nobody reads it any more and the manifest does not name it; should this fail, the next opening removes it.
             let _ = self.vfs.remove(&self.path);
@@ -85,21 +95,22 @@ fn bytes_of(partition: &Arc<Partition>) -> usize {
 
 impl Table {
     pub(crate) fn new(meta: TableMeta, path: PathBuf, vfs: Arc<dyn Vfs>, cache: Arc<BlockCache>) -> Table {
-        Table {
-            meta,
-            path,
-            vfs,
-            cache,
-            opening: Mutex::new(()),
-            opened: OnceLock::new(),
-            pin: AtomicBool::new(false),
-            obsolete: AtomicBool::new(false),
-        }
+        Table::alive(meta, Arc::new(Life { path, vfs, obsolete: AtomicBool::new(false) }), cache)
+    }
+
+    fn alive(meta: TableMeta, life: Arc<Life>, cache: Arc<BlockCache>) -> Table {
+        let pin = AtomicBool::new(false);
+        Table { meta, life, cache, opening: Mutex::new(()), opened: OnceLock::new(), pin }
+    }
+
+    /// The same table for another place in the tree, where it may keep more or less in memory.
+    pub(crate) fn moved(&self) -> Table {
+        Table::alive(self.meta.clone(), self.life.clone(), self.cache.clone())
     }
 
     /// Has the file removed when the last reader lets go.
     pub(crate) fn make_obsolete(&self) {
-        self.obsolete.store(true, Ordering::Release);
+        self.life.obsolete.store(true, Ordering::Release);
     }
 
     /// Keeps partitions that are read from now on. Only before the table is opened: afterwards there is no place for them.
@@ -113,7 +124,7 @@ impl Table {
     }
 
     pub(crate) fn name(&self) -> String {
-        self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        self.life.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
     fn corrupt(&self, offset: u64, reason: impl Into<String>) -> Error {
@@ -136,11 +147,11 @@ impl Table {
     }
 
     fn open(&self) -> Result<Opened> {
-        let file = self.vfs.open(&self.path, Mode::Read).map_err(|e| match e.kind() {
+        let file = self.life.vfs.open(&self.life.path, Mode::Read).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => self.corrupt(0, "the file is missing, but the manifest names it"),
-            _ => Error::io("open", &self.path, e),
+            _ => Error::io("open", &self.life.path, e),
         })?;
-        let len = file.len().map_err(|e| Error::io("measure", &self.path, e))?;
+        let len = file.len().map_err(|e| Error::io("measure", &self.life.path, e))?;
         if len != self.meta.len || len < FOOTER_BYTES as u64 {
             return Err(
                 self.corrupt(len, format!("the file has {len} bytes, the manifest says {}", self.meta.len))
@@ -148,7 +159,7 @@ impl Table {
         }
         let mut bytes = [0; FOOTER_BYTES];
         let at = len - FOOTER_BYTES as u64;
-        file.read_at(&mut bytes, at).map_err(|e| Error::io("read", &self.path, e))?;
+        file.read_at(&mut bytes, at).map_err(|e| Error::io("read", &self.life.path, e))?;
         let footer = Footer::decode(&bytes, len).map_err(|reason| self.corrupt(at, reason))?;
         if footer.uid != self.meta.uid {
             return Err(self.corrupt(at, "the file is another table than the manifest names"));
@@ -183,7 +194,7 @@ impl Table {
 
     fn read_raw(&self, file: &dyn File, handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
         let mut bytes = vec![0; handle.len];
-        file.read_at(&mut bytes, handle.offset).map_err(|e| Error::io("read", &self.path, e))?;
+        file.read_at(&mut bytes, handle.offset).map_err(|e| Error::io("read", &self.life.path, e))?;
         self.unpack(&bytes, handle, kind)
     }
 
@@ -547,7 +558,7 @@ impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
         let (table, ahead) = (&*self.table, &mut self.ahead);
         let read = || {
             let bytes = ahead.read(&*opened.file, handle, opened.blocks_end);
-            let bytes = bytes.map_err(|e| Error::io("read", &table.path, e))?;
+            let bytes = bytes.map_err(|e| Error::io("read", &table.life.path, e))?;
             table.unpack(bytes, handle, BlockKind::Data)
         };
         let mut data = BlockCursor::new(table.data(handle, Reach::Disk, self.keep, read)?);

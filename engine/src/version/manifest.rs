@@ -275,7 +275,7 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
 
 /// Changes `version` by `edit`; removed files are told that they are obsolete by the caller, once the edit is durable.
 pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result<()> {
-    let mut removed = Vec::new();
+    let mut removed: Vec<Arc<Table>> = Vec::new();
     for slot in &mut version.slots {
         removed.extend(slot.extract_if(.., |table| edit.remove.contains(&table.meta.number)));
     }
@@ -285,15 +285,17 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
             let reason = format!("table {} is in slot {slot}", meta.number);
             return Err(Error::corrupt("the manifest", 0, reason));
         }
-        // One that only moves stays the same: its file goes with the last reader of either place.
-        let moved = removed.iter().find(|table| table.meta.number == meta.number).cloned();
-        let table = moved.unwrap_or_else(|| {
-            let path = files.dir.join(crate::table::name(meta.number));
-            Arc::new(Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone()))
-        });
+        let table = match removed.iter().find(|table| table.meta.number == meta.number) {
+            Some(table) => table.moved(),
+            None => {
+                let path = files.dir.join(crate::table::name(meta.number));
+                Table::new(meta.clone(), path, files.vfs.clone(), files.cache.clone())
+            }
+        };
         if version.is_first(slot) {
             table.pin();
         }
+        let table = Arc::new(table);
         let at = match slot {
             // Runs are merged with their neighbours only, so their seqs never overlap.
             0 => version.slots[0].partition_point(|other| other.meta.max_seq() > meta.max_seq()),
