@@ -5,12 +5,13 @@ use std::path::Path;
 
 use lumen_engine::{Batch, Durability, Engine, Error, Options};
 
-use super::{BLOCK_BYTES, Debt, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Wait, Write};
+use super::{BLOCK_BYTES, Debt, FILTER_BITS, MEMTABLE_BYTES, MEMTABLES, Setup, Store, Wait, Write};
 
 pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
     let options = Options {
         cache_bytes: setup.cache_bytes,
         memtable_bytes: MEMTABLE_BYTES,
+        memtables_max: MEMTABLES - 1, // beside the one that is written
         block_bytes: BLOCK_BYTES,
         filter_bits: FILTER_BITS,
         ..Options::default()

@@ -19,6 +19,8 @@ pub(crate) struct Setup {
 
 /// Bytes of a memtable.
 pub(crate) const MEMTABLE_BYTES: usize = 64 << 20;
+/// Memtables in memory at most, the one that is written included.
+pub(crate) const MEMTABLES: usize = 4;
 /// Bits of the filters for each key.
 pub(crate) const FILTER_BITS: usize = 10;
 /// Bytes of a data block.

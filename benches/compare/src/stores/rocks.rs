@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, WriteOptions};
 
-use super::{BLOCK_BYTES, Debt, FILTER_BITS, MEMTABLE_BYTES, Setup, Store, Wait, Write};
+use super::{BLOCK_BYTES, Debt, FILTER_BITS, MEMTABLE_BYTES, MEMTABLES, Setup, Store, Wait, Write};
 
 pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
     let mut tables = BlockBasedOptions::default();
@@ -18,7 +18,7 @@ pub(crate) fn open(dir: &Path, setup: Setup) -> impl Store + use<> {
     options.set_block_based_table_factory(&tables);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_write_buffer_size(MEMTABLE_BYTES);
-    options.set_max_write_buffer_number(4);
+    options.set_max_write_buffer_number(MEMTABLES as i32);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_max_background_jobs(2);
     DB::open(&options, dir).expect("rocksdb opens")
