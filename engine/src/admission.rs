@@ -7,6 +7,10 @@ use crate::events::Event;
 use crate::state::{Shared, check};
 use crate::stats::Stall;
 use crate::sync::atomic::Ordering;
+use crate::throttle;
+
+/// The longest sleep of a writer at a time, between looks at how things are.
+const NAP_MAX: Duration = Duration::from_millis(10);
 
 impl Shared {
     /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
@@ -14,20 +18,55 @@ impl Shared {
         self.view.load().pressure
     }
 
-    /// Waits until writers may go on; `Busy` when that takes longer than `patience`, `DiskFull` at once.
+    /// Waits until writers may go on, or a little where they soon could not; `Busy` when that takes longer than `patience`,
+    /// `DiskFull` at once.
     pub(crate) fn admit(&self, patience: Duration) -> Result<()> {
         if self.is_disk_full() && !self.look_for_room() {
             return Err(self.no_room());
         }
+        if self.pressure().0 < throttle::BEGINS {
+            self.throttle.let_go();
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.slow_down(started, patience)?;
         let (pressure, stall) = self.pressure();
         if pressure < 1.0 {
             return Ok(());
         }
-        let started = Instant::now();
         let result = self.wait_for_room(started + patience);
+        self.throttle.stopped();
         self.counters.stalled(stall, started.elapsed());
         self.options.tell(&Event::Stalled { reason: stall.name(), took: started.elapsed() });
         result
+    }
+
+    /// Keeps to the pace of compactions, until there is no need to, or no use in it.
+    fn slow_down(&self, started: Instant, patience: Duration) -> Result<()> {
+        // Nothing gets done meanwhile where there are no threads, and no time passes under the scheduler of tests.
+        if self.options.threads == 0 || cfg!(lumen_shuttle) {
+            return Ok(());
+        }
+        let (mut now, mut waited) = (started, false);
+        loop {
+            let (pressure, stall) = self.pressure();
+            let delay = match (throttle::BEGINS..1.0).contains(&pressure) {
+                true => self.throttle.delay(pressure, self.counters.user_bytes.sum(), now),
+                false => Duration::ZERO,
+            };
+            if delay.is_zero() || self.over.load(Ordering::Acquire) {
+                break;
+            }
+            if now.saturating_duration_since(started) > patience {
+                return Err(Error::Busy { reason: stall.name(), retry_after: Duration::from_secs(1) });
+            }
+            std::thread::sleep(delay.min(NAP_MAX));
+            (now, waited) = (Instant::now(), true);
+        }
+        if waited {
+            self.counters.stalled(Stall::Pace, started.elapsed());
+        }
+        Ok(())
     }
 
     fn wait_for_room(&self, until: Instant) -> Result<()> {
@@ -70,7 +109,10 @@ impl Shared {
 
     /// Refuses writes until there is more room than now, for something did not fit. Answers what writers are told.
     pub(crate) fn disk_is_full(&self) -> Error {
-        self.want_room(self.free_space().saturating_add(self.options.memtable_bytes as u64));
+        // Somebody may have made room since it did not fit: then no more is wanted than a segment and a table take.
+        let options = &self.options;
+        let short = self.free_space().min(options.disk_reserve_bytes.saturating_add(options.segment_bytes));
+        self.want_room(short.saturating_add(options.memtable_bytes as u64));
         self.no_room()
     }
 

@@ -161,8 +161,13 @@ impl Background {
             }
             if !found && self.pick(&work).is_none() {
                 let view = self.shared.view.load();
-                if self.shared.picker.is_timed() || view.version.expires() || self.shared.is_disk_full() {
+                let lacks_room = || self.pick_within(&work, u64::MAX).is_some();
+                let is_full = self.shared.is_disk_full();
+                if self.shared.picker.is_timed() || view.version.expires() || is_full || lacks_room() {
                     self.shared.bell.wait_for(&mut work, LOOK);
+                    if is_full {
+                        self.shared.look_for_room(); // perhaps nobody else does
+                    }
                 } else {
                     self.shared.bell.wait(&mut work);
                 }
@@ -192,20 +197,24 @@ impl Background {
 
     /// What may be compacted now beside what is under way, and the version that it was found in.
     pub(crate) fn pick(&self, work: &Work) -> Option<(Arc<Version>, Job)> {
+        self.pick_within(work, self.shared.room())
+    }
+
+    /// As `pick`, if so many bytes of the disk were free.
+    fn pick_within(&self, work: &Work, room: u64) -> Option<(Arc<Version>, Job)> {
         let shared = &self.shared;
         let version = shared.view.load().version.clone();
         let mut claims = work.claims.clone();
         // What was begun before goes first, and keeps all else away from its tables.
         for progress in &version.progress {
             let Some(job) = progress.job(&version) else { continue };
-            let limits =
-                Limits { claims: &work.claims, room: shared.room().saturating_add(progress.bytes()) };
+            let limits = Limits { claims: &work.claims, room: room.saturating_add(progress.bytes()) };
             if limits.allow(&job) {
                 return Some((version, job));
             }
             claims.push(job.claim(0));
         }
-        let limits = Limits { claims: &claims, room: shared.room() };
+        let limits = Limits { claims: &claims, room };
         let job = shared.picker.pick(&version, shared.options.now_ms(), &limits)?;
         Some((version, job))
     }

@@ -128,16 +128,21 @@ fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut 
 /// A flush is cut into so many tables at most.
 const PARTS_MAX: usize = 8;
 
-/// Where the output is cut. The keys are chosen anew when slot 0 is empty.
+/// Where the output is cut. The keys are chosen anew when slot 0 is empty, and when there are to be more of them: under a
+/// steady load it never is. They stay as long as they may, because only tables that were cut alike can be compacted part by
+/// part.
 fn splits(shared: &Shared, version: &Version, edit: &mut Edit) -> Vec<Vec<u8>> {
     let options = &shared.options;
-    if !shared.picker.splits_flushes() || !version.slots[0].is_empty() {
+    if !shared.picker.splits_flushes() {
         return version.splits.clone();
     }
-    // A part is no smaller than a quarter of a table of the levels below.
+    // A part is no smaller than an eighth of a table of the levels below.
     let parts =
-        (4 * options.memtable_bytes as u64 / options.table_bytes.max(1)).min(PARTS_MAX as u64) as usize;
-    let splits = if parts > 1 { version.quantiles(parts) } else { Vec::new() };
+        (8 * options.memtable_bytes as u64 / options.table_bytes.max(1)).min(PARTS_MAX as u64) as usize;
+    let splits = version.quantiles(parts);
+    if splits.len() <= version.splits.len() && !version.slots[0].is_empty() {
+        return version.splits.clone();
+    }
     if splits != version.splits {
         edit.splits = Some(splits.clone());
     }

@@ -97,13 +97,13 @@ impl Shared {
             // Visible first: readers wait for the view. Older ones would miss what went, and not see what came for it.
             How::Ingest(seq) => {
                 active.end(self.visible.load(Ordering::Acquire));
-                active = Arc::new(Memtable::new());
+                active = self.new_memtable();
                 gaps = Arc::new(Gaps::new(seq));
                 self.visible.fetch_max(seq, Ordering::AcqRel);
             }
             How::Install => {
                 active.end(self.visible.load(Ordering::Acquire));
-                (active, frozen) = (Arc::new(Memtable::new()), Vec::new());
+                (active, frozen) = (self.new_memtable(), Vec::new());
                 gaps = Arc::new(Gaps::new(after.durable_seq));
                 self.visible.store(after.durable_seq, Ordering::Release);
             }

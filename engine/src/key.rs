@@ -70,6 +70,16 @@ impl Op {
     }
 }
 
+/// The first 16 bytes of a key, as a number that sorts like them; a shorter key is filled up with zeros. Equal heads say nothing
+/// of keys that are longer, or shorter and filled up.
+#[inline]
+pub(crate) fn head(key: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let len = key.len().min(16);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(bytes)
+}
+
 /// One version of one key, borrowed from wherever it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {

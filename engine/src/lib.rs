@@ -80,6 +80,7 @@ mod shuttle;
 mod state;
 mod sync;
 mod table;
+mod throttle;
 mod version;
 mod view;
 

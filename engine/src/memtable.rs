@@ -13,7 +13,7 @@ use crossbeam_skiplist::map::Entry as Node;
 use crate::batch::Operation;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::key::{self, Entry, Op, Seq};
+use crate::key::{self, Entry, Op, Seq, head};
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Found;
 use crate::sync::atomic::{
@@ -21,6 +21,12 @@ use crate::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 use crate::sync::{self, RwLock};
+use crate::table::filter::{self, GrowingFilter};
+
+/// A byte of the filter for so many of entries: with values of 100 bytes, 14 bits for each.
+const FILTER_SHARE: usize = 128;
+/// Bytes of the filter for each entry, where their number is known.
+const FILTER_BYTES_PER_KEY: usize = 2;
 
 /// Estimated bytes that the list itself takes for an entry: node, tower, box.
 const ENTRY_OVERHEAD_BYTES: usize = 112;
@@ -52,14 +58,6 @@ impl Version {
     fn value(&self) -> &[u8] {
         &self.bytes[self.key_len as usize..]
     }
-}
-
-/// The first 16 bytes of a key, as a number that sorts like them; a shorter key is filled up with zeros.
-fn head(key: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    let len = key.len().min(16);
-    bytes[..len].copy_from_slice(&key[..len]);
-    u128::from_be_bytes(bytes)
 }
 
 /// A place in the order, owned or borrowed, so that look-ups allocate nothing.
@@ -105,7 +103,6 @@ impl Place for Wanted<'_> {
 
 #[inline]
 fn order<A: Place + ?Sized, B: Place + ?Sized>(a: &A, b: &B) -> Ordering {
-    // Equal heads say nothing of keys that are longer, or shorter and filled up.
     a.head().cmp(&b.head()).then_with(|| {
         let (a, b) = (a.rest(), b.rest());
         key::compare(a.0, a.1, b.0, b.1)
@@ -169,6 +166,8 @@ enum Entries {
 /// The newest entries. Inserted into by one writer at a time, read by anybody.
 pub(crate) struct Memtable {
     map: Entries,
+    /// Which keys are not there: a look at one cache line instead of the way down a list of many.
+    filter: GrowingFilter,
     ranges: RwLock<RangeDeletes>,
     has_ranges: AtomicBool,
     /// Whether any entry expires.
@@ -180,9 +179,11 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    pub(crate) fn new() -> Memtable {
+    /// An empty one for so many bytes of entries, about.
+    pub(crate) fn new(bytes: usize) -> Memtable {
         Memtable {
             map: Entries::List(Box::new(SkipMap::new())),
+            filter: GrowingFilter::new(bytes / FILTER_SHARE),
             ranges: RwLock::default(),
             has_ranges: AtomicBool::new(false),
             expires: AtomicBool::new(false),
@@ -195,7 +196,10 @@ impl Memtable {
     /// Inserts the operations of one batch; keys in it are unique.
     pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
         let Entries::List(map) = &self.map else { panic!("nothing is added to what was sorted once") };
-        self.each(seq, operations, |version| drop(map.insert(version, ())));
+        self.each(seq, operations, |version| {
+            self.filter.add(filter::hash(version.key()));
+            map.insert(version, ());
+        });
     }
 
     /// Says that entries after `seq` go to another memtable; before any of them is published.
@@ -234,8 +238,11 @@ impl Memtable {
         self.entries.fetch_add(operations.len() as u64, Relaxed);
     }
 
-    /// The newest version of `key` with a seq of at most `at`.
-    pub(crate) fn get(&self, key: &[u8], at: Seq) -> Option<Found> {
+    /// The newest version of `key` with a seq of at most `at`. `hash` is the filter hash of the key.
+    pub(crate) fn get(&self, key: &[u8], hash: u64, at: Seq) -> Option<Found> {
+        if !self.filter.may_contain(hash) {
+            return None;
+        }
         let found = |version: &Version| {
             (version.key() == key).then(|| Found::owned(version.seq, version.op, version.value().to_vec()))
         };
@@ -292,7 +299,7 @@ pub(crate) struct Gathered {
 
 impl Gathered {
     pub(crate) fn new() -> Gathered {
-        Gathered { memtable: Memtable::new(), entries: Vec::new() }
+        Gathered { memtable: Memtable::new(0), entries: Vec::new() }
     }
 
     /// Adds the operations of one batch; keys in it are unique.
@@ -309,14 +316,23 @@ impl Gathered {
     /// A memtable to which nothing is added.
     pub(crate) fn sorted(mut self) -> Memtable {
         self.entries.sort_unstable();
-        Memtable { map: Entries::Sorted(self.entries.into()), ..self.memtable }
+        let filter = self.filter(0);
+        Memtable { map: Entries::Sorted(self.entries.into()), filter, ..self.memtable }
     }
 
-    /// A memtable that grows on.
-    pub(crate) fn growing(self) -> Memtable {
+    /// A memtable that grows on, to so many bytes.
+    pub(crate) fn growing(self, bytes: usize) -> Memtable {
+        let filter = self.filter(bytes / FILTER_SHARE);
         let Entries::List(map) = &self.memtable.map else { unreachable!("it was made as a list") };
         self.entries.into_iter().for_each(|version| drop(map.insert(version, ())));
-        self.memtable
+        Memtable { filter, ..self.memtable }
+    }
+
+    /// The filter of the entries, of at least so many bytes.
+    fn filter(&self, bytes: usize) -> GrowingFilter {
+        let filter = GrowingFilter::new(bytes.max(self.entries.len() * FILTER_BYTES_PER_KEY));
+        self.entries.iter().for_each(|version| filter.add(filter::hash(version.key())));
+        filter
     }
 }
 

@@ -4,14 +4,21 @@ use std::cmp::Ordering;
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::key::{Entry, compare};
+use crate::key::{Entry, compare, head};
 
 /// Walks the union of several cursors. No two of them hold the same (key, seq).
 pub(crate) struct MergeCursor<'a> {
     cursors: Vec<Box<dyn Cursor + 'a>>,
-    /// Indexes of the cursors that stand on an entry, as a binary heap.
-    heap: Vec<usize>,
+    /// The cursors that stand on an entry, as a binary heap.
+    heap: Vec<Standing>,
     forward: bool,
+}
+
+/// A cursor that stands on an entry: the head of its key decides most comparisons without asking it.
+#[derive(Clone, Copy)]
+struct Standing {
+    head: u128,
+    cursor: usize,
 }
 
 impl<'a> MergeCursor<'a> {
@@ -20,11 +27,17 @@ impl<'a> MergeCursor<'a> {
     }
 
     /// Whether cursor `a` comes before cursor `b` in the direction of travel. Both stand on an entry.
-    fn before(&self, a: usize, b: usize) -> bool {
-        let (a, b) = (self.cursors[a].entry(), self.cursors[b].entry());
-        let (a, b) = (a.expect("in the heap"), b.expect("in the heap"));
-        let wanted = if self.forward { Ordering::Less } else { Ordering::Greater };
-        compare(a.key, a.seq, b.key, b.seq) == wanted
+    fn before(&self, a: Standing, b: Standing) -> bool {
+        let order = a.head.cmp(&b.head).then_with(|| {
+            let (a, b) = (self.cursors[a.cursor].entry(), self.cursors[b.cursor].entry());
+            let (a, b) = (a.expect("in the heap"), b.expect("in the heap"));
+            compare(a.key, a.seq, b.key, b.seq)
+        });
+        order == if self.forward { Ordering::Less } else { Ordering::Greater }
+    }
+
+    fn standing(&self, cursor: usize) -> Option<Standing> {
+        self.cursors[cursor].entry().map(|entry| Standing { head: head(entry.key), cursor })
     }
 
     fn sift_down(&mut self, mut at: usize) {
@@ -46,7 +59,10 @@ impl<'a> MergeCursor<'a> {
 
     fn rebuild(&mut self, forward: bool) {
         self.forward = forward;
-        self.heap = (0..self.cursors.len()).filter(|&index| self.cursors[index].entry().is_some()).collect();
+        let mut heap = std::mem::take(&mut self.heap);
+        heap.clear();
+        heap.extend((0..self.cursors.len()).filter_map(|cursor| self.standing(cursor)));
+        self.heap = heap;
         for at in (0..self.heap.len() / 2).rev() {
             self.sift_down(at);
         }
@@ -54,8 +70,9 @@ impl<'a> MergeCursor<'a> {
 
     /// After the cursor on top has moved.
     fn settle_top(&mut self) {
-        if self.cursors[self.heap[0]].entry().is_none() {
-            self.heap.swap_remove(0);
+        match self.standing(self.heap[0].cursor) {
+            Some(standing) => self.heap[0] = standing,
+            None => drop(self.heap.swap_remove(0)),
         }
         self.sift_down(0);
     }
@@ -71,7 +88,7 @@ impl<'a> MergeCursor<'a> {
 
     /// Turns round: all other cursors are placed on the far side of the present entry.
     fn turn(&mut self, forward: bool) -> Result<()> {
-        let top = self.heap[0];
+        let top = self.heap[0].cursor;
         let (key, seq) = {
             let entry = self.cursors[top].entry().expect("stands on an entry");
             (entry.key.to_vec(), entry.seq)
@@ -120,7 +137,7 @@ impl Cursor for MergeCursor<'_> {
             self.turn(true)?;
         }
         if let Some(&top) = self.heap.first() {
-            self.cursors[top].next()?;
+            self.cursors[top.cursor].next()?;
             self.settle_top();
         }
         Ok(())
@@ -131,19 +148,19 @@ impl Cursor for MergeCursor<'_> {
             self.turn(false)?;
         }
         if let Some(&top) = self.heap.first() {
-            self.cursors[top].prev()?;
+            self.cursors[top.cursor].prev()?;
             self.settle_top();
         }
         Ok(())
     }
 
     fn entry(&self) -> Option<Entry<'_>> {
-        self.cursors[*self.heap.first()?].entry()
+        self.cursors[self.heap.first()?.cursor].entry()
     }
 
     fn out_of_order(&self) -> Error {
         match self.heap.first() {
-            Some(&top) => self.cursors[top].out_of_order(),
+            Some(top) => self.cursors[top.cursor].out_of_order(),
             None => Error::corrupt("the walk", 0, "keys do not ascend"),
         }
     }

@@ -45,10 +45,11 @@ pub struct Options {
     /// Whether the engine keeps its own write-ahead log for [`Engine::write`](crate::engine::Engine::write). A database
     /// that has a log above the engine turns it off and calls `apply`. Default: on.
     pub log: bool,
-    /// Bytes in the memtable at which it is frozen and flushed. Default 64 MiB, as RocksDB and fjall: large enough that
-    /// level 0 gets few tables, small enough that replay is short.
+    /// Bytes in the memtable at which it is frozen and flushed; its filter takes a 128th more. Default 64 MiB, as RocksDB and
+    /// fjall: large enough that level 0 gets few tables, small enough that replay is short.
     pub memtable_bytes: usize,
-    /// Frozen memtables at which writers wait. Default 4.
+    /// Frozen memtables at which writers wait; like the limits of level 0 and of debt, it slows them down from six tenths of
+    /// it on. Default 4.
     pub memtables_max: usize,
     /// Bytes of memory for blocks that were read: data, indexes and filters. Default 256 MiB.
     pub cache_bytes: u64,

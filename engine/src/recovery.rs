@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::background::Background;
 use crate::batch::{Batch, Operation};
@@ -19,6 +20,7 @@ use crate::stats::Counters;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::cache::BlockCache;
+use crate::throttle::Throttle;
 use crate::version::Version;
 use crate::version::manifest::{Files, Manifest};
 use crate::vfs::Lock;
@@ -117,6 +119,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         bell: Condvar::new(),
         picker,
         counters: Counters::default(),
+        throttle: Throttle::new(Instant::now()),
         replaced: Mutex::default(),
         wanted_room: AtomicU64::new(0),
     };
@@ -128,6 +131,8 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
 /// to them, so that they can be sorted at once, and the next opening is quick.
 struct Replayed {
     memtable_bytes: usize,
+    /// Bytes that the last one may grow to.
+    growing_bytes: usize,
     gathered: Gathered,
     last: Seq,
     full: VecDeque<FlushTask>,
@@ -138,6 +143,7 @@ impl Replayed {
         Replayed {
             // Nothing is flushed in a store that is only read.
             memtable_bytes: if options.read_only { usize::MAX } else { options.memtable_bytes.max(1) },
+            growing_bytes: if options.read_only { 0 } else { options.memtable_bytes },
             gathered: Gathered::new(),
             last: 0,
             full: VecDeque::new(),
@@ -163,7 +169,7 @@ impl Replayed {
         if self.gathered.bytes() >= (self.memtable_bytes / 4).max(1) {
             self.freeze();
         }
-        (Arc::new(self.gathered.growing()), self.full)
+        (Arc::new(self.gathered.growing(self.growing_bytes)), self.full)
     }
 }
 

@@ -203,13 +203,18 @@ impl<'a> Scan<'a> {
                 return Err(self.merged.out_of_order());
             }
             let is_hidden = order == Ordering::Equal;
-            if entry.seq <= self.at.seq && !is_hidden && self.within_start(entry.key) {
+            // What comes after a key inside the bounds has passed the first.
+            if entry.seq <= self.at.seq && !is_hidden && (hiding || self.within_start(entry.key)) {
                 if self.is_row(&entry) {
                     self.place = Place::Forward;
                     if self.passed >= PASSED_AGAIN {
                         self.view.gaps.note(&self.passed_from, entry.key, self.at);
                     }
-                    return self.load_blob();
+                    if entry.op.is_blob() {
+                        self.value =
+                            self.view.blob(entry.value.get(entry.op.prefix_bytes()..).unwrap_or_default())?;
+                    }
+                    return Ok(true);
                 }
                 self.key.clear();
                 self.key.extend_from_slice(entry.key);
@@ -260,14 +265,6 @@ impl<'a> Scan<'a> {
     fn is_row(&self, entry: &Entry<'_>) -> bool {
         entry.is_live(self.at.now)
             && !(self.has_ranges && self.view.is_range_deleted(entry.key, entry.seq, self.at.seq))
-    }
-
-    /// Reads the value of the row that the cursor stands on, if it lies elsewhere.
-    fn load_blob(&mut self) -> Result<bool> {
-        if let Some(entry) = self.merged.entry().filter(|entry| entry.op.is_blob()) {
-            self.value = self.view.blob(entry.value.get(entry.op.prefix_bytes()..).unwrap_or_default())?;
-        }
-        Ok(true)
     }
 
     /// To the row before. Answers whether there is one.

@@ -19,6 +19,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{ArcSwap, Condvar, Mutex};
 use crate::table::cache::BlockCache;
 use crate::table::filter;
+use crate::throttle::Throttle;
 use crate::version::manifest::{Files, Manifest};
 use crate::view::View;
 
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     /// What to compact next.
     pub picker: Arc<dyn Picker>,
     pub counters: Counters,
+    /// What slows writers down before they must stop.
+    pub throttle: Throttle,
     pub replaced: Mutex<Replaced>,
     /// Free bytes that there have to be before writes go on; 0: they do go on.
     pub wanted_room: AtomicU64,
@@ -100,6 +103,10 @@ impl Shared {
         bytes[..8].copy_from_slice(&(self.options.random)().to_le_bytes());
         bytes[8..].copy_from_slice(&number.to_le_bytes());
         filter::hash(&bytes)
+    }
+
+    pub(crate) fn new_memtable(&self) -> Arc<Memtable> {
+        Arc::new(Memtable::new(self.options.memtable_bytes))
     }
 
     pub(crate) fn table_path(&self, number: u64) -> PathBuf {
@@ -154,7 +161,7 @@ impl Shared {
         let memtable = Arc::new(memtable);
         frozen.insert(0, memtable.clone());
         work.queue.push_back(FlushTask { memtable, attached: None, seq, committed: false });
-        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone(), view.gaps.clone()));
+        self.swap(View::new(self.new_memtable(), frozen, view.version.clone(), view.gaps.clone()));
         self.visible.fetch_max(seq, Ordering::AcqRel);
         self.bell.notify_all();
     }
@@ -172,7 +179,7 @@ impl Shared {
         memtable.end(seq);
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
-        self.swap(View::new(Arc::new(Memtable::new()), frozen, view.version.clone(), view.gaps.clone()));
+        self.swap(View::new(self.new_memtable(), frozen, view.version.clone(), view.gaps.clone()));
         work.queue.push_back(FlushTask { memtable, attached, seq, committed: false });
         self.bell.notify_all();
         Ok(())

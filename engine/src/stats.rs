@@ -61,10 +61,12 @@ pub(crate) enum Stall {
     Debt,
     /// The disk, before the log could go on: a new segment, or memory that is frozen while somebody waits for a sync.
     Log,
+    /// The pace of compactions, before there would be need to wait for them.
+    Pace,
 }
 
 impl Stall {
-    const ALL: [Stall; 4] = [Stall::Memory, Stall::Level0, Stall::Debt, Stall::Log];
+    const ALL: [Stall; 5] = [Stall::Memory, Stall::Level0, Stall::Debt, Stall::Log, Stall::Pace];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -72,6 +74,7 @@ impl Stall {
             Stall::Level0 => "compacting level 0",
             Stall::Debt => "compacting",
             Stall::Log => "syncing the log",
+            Stall::Pace => "keeping pace with compactions",
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDelete;
 use crate::slice::Slice;
 use crate::stats::Stall;
+use crate::table::filter;
 use crate::table::reader::Reach;
 use crate::version::Version;
 
@@ -68,10 +69,11 @@ impl View {
     /// The newest value of `key` that a reader sees, and the seq that wrote it.
     pub(crate) fn get(&self, key: &[u8], moment: Moment, reach: Reach) -> Result<Option<(Seq, Slice)>> {
         let mut memtables = self.memtables().filter(|memtable| !memtable.is_empty());
-        let found = memtables.find_map(|memtable| memtable.get(key, moment.seq));
+        let hash = filter::hash(key);
+        let found = memtables.find_map(|memtable| memtable.get(key, hash, moment.seq));
         let found = match found {
             Some(found) => Some(found),
-            None => self.version.get(key, moment.seq, reach)?,
+            None => self.version.get(key, hash, moment.seq, reach)?,
         };
         if !self.version.quarantines.is_empty() {
             self.answer_for(key, found.as_ref().map_or(0, |found| found.seq), moment.seq)?;

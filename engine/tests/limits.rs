@@ -3,13 +3,13 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lumen_engine::events::Event;
 use lumen_engine::stats::StallStats;
 use lumen_engine::vfs::Vfs;
 use lumen_engine::vfs::memory::Memory;
-use lumen_engine::{Batch, Durability, Engine, Error, Options};
+use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options};
 
 fn options(vfs: Arc<dyn Vfs>) -> Options {
     Options {
@@ -57,6 +57,15 @@ fn fill(engine: &Engine, from: u32) -> u32 {
     panic!("the disk is never full");
 }
 
+/// Waits for what another thread will do soon.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::yield_now();
+    }
+}
+
 #[derive(Default)]
 struct Heard {
     full: AtomicU64,
@@ -94,17 +103,24 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
         let engine = Engine::open("/store", options.clone()).expect("open");
         let written = fill(&engine, 0);
         assert!(written > 1000, "{written} rows of 200 bytes fill two megabytes");
-        assert!(engine.stats().disk_full);
-        assert!(put(&engine, written).is_err(), "and the next one is refused as well");
-        assert!(heard.full.load(Ordering::Relaxed) > 0);
+        eventually("the event", || heard.full.load(Ordering::Relaxed) > 0);
+        // A compaction that ends may have made room for a few more.
+        let written = match threads {
+            0 => written,
+            _ => (written..).find(|n| put(&engine, *n).is_err()).expect("it is full again"),
+        };
+        if threads == 0 {
+            assert!(engine.stats().disk_full);
+            assert!(put(&engine, written).is_err(), "and the next one is refused as well");
+        }
         check(&engine, written);
         // Room is made, and it goes on by itself.
         vfs.set_capacity(Some(8 << 20));
         for n in written..written + 2000 {
             put(&engine, n).expect("there is room");
         }
-        assert!(!engine.stats().disk_full);
-        assert!(heard.freed.load(Ordering::Relaxed) > 0);
+        eventually("writes go on", || !engine.stats().disk_full);
+        eventually("the event", || heard.freed.load(Ordering::Relaxed) > 0);
         engine.settle().expect("settle");
         check(&engine, written + 2000);
         // Once more, and closed and opened while it is full.
@@ -126,12 +142,39 @@ fn background_work_goes_on_when_room_is_made_although_nobody_writes() {
     let written = fill(&engine, 0);
     vfs.set_capacity(None);
     // What waits is flushed without another write to wake it.
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while engine.stats().disk_full || engine.stats().frozen_memtables > 0 {
-        assert!(std::time::Instant::now() < deadline, "it does not go on");
-        std::thread::yield_now();
-    }
+    eventually("it goes on", || !engine.stats().disk_full && engine.stats().frozen_memtables == 0);
     check(&engine, written);
+    engine.close().expect("close");
+}
+
+#[test]
+fn a_compaction_that_lacked_room_is_done_when_there_is_some_although_nobody_writes() {
+    let vfs = Memory::new();
+    let open = |vfs: &Memory, compaction, threads, disk_reserve_bytes| {
+        let vfs = Arc::new(vfs.clone());
+        let options = Options { compaction, threads, disk_reserve_bytes, ..options(vfs) };
+        Engine::open("/store", options).expect("open")
+    };
+    // Tables that lie over one another, since nothing is merged here.
+    let engine = open(&vfs, Compaction::Fifo { bytes_max: u64::MAX, age_max: None }, 0, 0);
+    (0..2_000).for_each(|n| put(&engine, n * 7919 % 2_000).expect("put"));
+    engine.close().expect("close");
+    const CAPACITY: u64 = 64 << 20;
+    vfs.set_capacity(Some(CAPACITY));
+    // What is free once the store is open, all but a little, is kept in reserve.
+    let copy = vfs.fork();
+    copy.set_capacity(Some(CAPACITY));
+    let _engine = open(&copy, Compaction::Leveled, 0, 0);
+    let free = copy.free_space(std::path::Path::new("/")).expect("told");
+    let engine = open(&vfs, Compaction::Leveled, 2, free);
+    let depth = engine.stats().level0_depth;
+    assert!(depth > 8, "{depth} tables over one another are no reason to merge");
+    assert!(!engine.stats().disk_full);
+    check(&engine, 2_000); // while the thread finds that it can do nothing
+    assert_eq!(engine.stats().compactions, 0);
+    vfs.set_capacity(None);
+    eventually("it goes on", || engine.stats().level0_depth <= depth / 2);
+    check(&engine, 2_000);
     engine.close().expect("close");
 }
 
@@ -200,7 +243,9 @@ fn writers_wait_when_compaction_is_behind_and_are_counted() {
         n += 1;
         assert!(n < 1_000_000, "{:?}", engine.stats().stalls_by_reason);
     }
-    assert_eq!(engine.stats().stalls - count("syncing the log"), heard.stalled.load(Ordering::Relaxed));
+    // Short waits that come often are counted, and not told.
+    let untold = count("syncing the log") + count("keeping pace with compactions");
+    assert_eq!(engine.stats().stalls - untold, heard.stalled.load(Ordering::Relaxed));
     engine.close().expect("close");
 }
 
@@ -244,6 +289,29 @@ const CHILD: &str = "LUMEN_TEST_STORE_OF_CHILD";
 const LIMIT_BYTES: u64 = 96 << 20;
 
 /// A process that may have 96 MiB fills, compacts and reads a store of 150 MB, with 16 MiB of memtables and 32 MiB of cache.
+#[test]
+fn what_compactions_replaced_leaves_the_cache() {
+    const ROWS: u32 = 2_000;
+    let memory = Arc::new(Memory::new());
+    let engine = Engine::open("/store", Options { cache_bytes: 8 << 20, ..options(memory) }).expect("open");
+    let read_all = || (0..ROWS).for_each(|n| assert!(engine.get(&key(n)).expect("get").is_some(), "{n}"));
+    let cached = || engine.stats().cache_bytes;
+    (0..ROWS).for_each(|n| put(&engine, n).expect("put"));
+    engine.settle().expect("settled");
+    read_all();
+    let one_copy = cached();
+    assert!(one_copy > u64::from(ROWS) * 200, "{one_copy} bytes do not hold all rows");
+    // What a snapshot may still read stays, until it is let go of.
+    let snapshot = engine.snapshot();
+    (0..ROWS).for_each(|n| put(&engine, n).expect("put"));
+    engine.settle().expect("settled");
+    assert!(cached() >= one_copy, "{} bytes are left of {one_copy}", cached());
+    drop(snapshot);
+    assert!(cached() < one_copy / 3, "{} bytes of tables that are gone", cached());
+    read_all();
+    assert!(cached() < one_copy * 3 / 2, "{} bytes for {one_copy} of rows", cached());
+}
+
 #[test]
 fn memory_stays_under_the_budget() {
     if let Ok(store) = std::env::var(CHILD) {

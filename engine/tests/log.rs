@@ -271,16 +271,38 @@ fn zeros_behind_the_last_record_are_its_end_and_not_a_torn_tail() {
 }
 
 #[test]
+fn several_may_let_go_of_the_log_at_once() {
+    for round in 0..50 {
+        let vfs = memory();
+        let (log, ..) = open(&vfs, 1024);
+        append(&log, 1..=100);
+        std::thread::scope(|scope| {
+            let purge = |upto: u64| log.purge(upto).map_err(|error| format!("round {round}: {error}"));
+            let all: Vec<_> =
+                [60, 90, 75, 90].map(|upto| scope.spawn(move || purge(upto))).into_iter().collect();
+            all.into_iter().for_each(|thread| assert_eq!(thread.join().expect("no panic"), Ok(())));
+        });
+        append(&log, 101..=110);
+        drop(log);
+        vfs.crash(Crash::KeepAll, 1);
+        let (_, recovery, seen) = open(&vfs, 1024);
+        let first = recovery.first_seq.expect("records");
+        assert!((84..=91).contains(&first), "what holds records after 90 stays, and no more: {first}");
+        assert_eq!(seen, (first..=110).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_recycled_segment_does_not_bring_back_what_it_held() {
     static TAG: AtomicU64 = AtomicU64::new(1);
     let random = || TAG.fetch_add(1, Ordering::Relaxed);
     let vfs = memory();
-    let log = Log::open(Arc::new(vfs.clone()), options(4096, random), None, 1, &mut |_, _, _| Ok(()));
+    let log = Log::open(Arc::new(vfs.clone()), options(8192, random), None, 1, &mut |_, _, _| Ok(()));
     let (log, _) = log.expect("opens");
     append(&log, 1..=200);
     log.purge(200).expect("purged");
-    append(&log, 201..=201 + 4096 / RECORD);
-    let last = 201 + 4096 / RECORD;
+    let last = 201 + 8192 / RECORD;
+    append(&log, 201..=last);
     drop(log);
     vfs.crash(Crash::KeepAll, 1);
     // The newest segment still holds records of its earlier life behind its own.
@@ -289,7 +311,7 @@ fn a_recycled_segment_does_not_bring_back_what_it_held() {
     let stale = (1..=200u8).filter(|seq| bytes.windows(100).any(|window| window == [*seq; 100])).count();
     assert!(stale > 5, "the segment was not recycled, so this test shows nothing");
     let mut seen = Vec::new();
-    let (_, recovery) = Log::open(Arc::new(vfs), options(4096, random), None, 1, &mut |seq, _, _| {
+    let (_, recovery) = Log::open(Arc::new(vfs), options(8192, random), None, 1, &mut |seq, _, _| {
         seen.push(seq);
         Ok(())
     })

@@ -59,10 +59,11 @@ impl Picker for Leveled {
         // Slot 0 counts by how many tables a read meets, and by bytes, for those that come in order meet no other.
         let depth = version.depth as f64 / self.level0_tables as f64;
         let level0 = depth.max(version.slot_bytes(0) as f64 / self.level0_bytes.max(1) as f64);
-        // A level's need counts less while the next one is over its size too (Pebble divides so): pressure goes down.
+        // A level's need counts less while the next one is over its size too (Pebble divides so): pressure goes down. Not that
+        // of slot 0, which with one thread would wait until the base is in shape again, and writers with it.
         let mut due = Vec::new();
         if level0 >= 1.0 {
-            due.push((level0 / fill(shape.base).max(1.0), Cause::slot(Reason::Count, 0)));
+            due.push((level0, Cause::slot(Reason::Count, 0)));
         }
         for slot in 1..SLOTS - 1 {
             let score = fill(slot);

@@ -62,13 +62,15 @@ pub struct LogStats {
 const WRITE_OUT_BYTES: usize = 4 << 20;
 /// Written bytes that are not synced from which on somebody should see to it.
 const SYNC_AHEAD_BYTES: u64 = 8 << 20;
+/// The same where a segment is nearly full: its last bytes are synced while writers wait for the next one.
+const SYNC_AHEAD_OF_END_BYTES: u64 = 1 << 20;
 /// Purged files kept to become segments again.
 const SPARES_MAX: usize = 1;
 /// How much larger than the one before it a segment is, until they have their full size: with 2, a fill of 80 MB was 10 %
 /// slower for the segments it began.
 const GROWTH: u64 = 4;
-/// A log that is waited for so often in a segment gets its next one filled with zeros. For others that would only double
-/// what is written.
+/// A log that is waited for so often in a segment gets its next one filled with zeros, or one that was written before: its
+/// syncs have no new blocks to note. For others that would only take room and double what is written.
 const SYNCED_OFTEN: u64 = 32;
 
 struct State {
@@ -91,8 +93,9 @@ struct State {
     writing: bool,
     /// Whether somebody syncs it.
     syncing: bool,
-    /// How often somebody has waited for a sync of the segment.
+    /// How often somebody has waited for a sync of the segment, and of the one before it.
     waits: u64,
+    waits_before: u64,
     poison: Option<Error>,
     /// Number and first seq of every segment, ascending; the last is being written.
     segments: Vec<(u64, u64)>,
@@ -108,6 +111,8 @@ pub struct Log {
     vfs: Arc<dyn Vfs>,
     options: LogOptions,
     state: Mutex<State>,
+    /// Held by who lets go of segments, or two would let go of the same.
+    purging: Mutex<()>,
     /// Rung when a write has ended.
     written: Condvar,
     /// Rung when a sync has ended.
@@ -186,6 +191,7 @@ impl Log {
             writing: false,
             syncing: false,
             waits: 0,
+            waits_before: 0,
             poison: None,
             segments,
             spares: Vec::new(),
@@ -196,6 +202,7 @@ impl Log {
             vfs,
             options,
             state: Mutex::new(state),
+            purging: Mutex::new(()),
             written: Condvar::new(),
             synced: Condvar::new(),
             sync_due: AtomicBool::new(false),
@@ -298,7 +305,9 @@ impl Log {
             state.check()?;
             if (Position { segment: state.number, offset: state.written }) >= upto {
                 let unsynced = state.written - state.durable.offset;
-                return Ok(unsynced >= SYNC_AHEAD_BYTES && !self.sync_due.swap(true, Ordering::Relaxed));
+                let left = state.capacity.saturating_sub(state.written);
+                let much = if left > SYNC_AHEAD_BYTES { SYNC_AHEAD_BYTES } else { SYNC_AHEAD_OF_END_BYTES };
+                return Ok(unsynced >= much && !self.sync_due.swap(true, Ordering::Relaxed));
             }
             if state.writing {
                 // Who writes took what there was when he began, and no more.
@@ -355,6 +364,7 @@ impl Log {
     /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed, one by one, so that a power
     /// cut leaves no gap in the numbers.
     pub fn purge(&self, seq: u64) -> Result<()> {
+        let _one_at_a_time = self.purging.lock();
         loop {
             let (number, wants_spare, spare) = {
                 let mut state = self.state.lock();
@@ -363,7 +373,9 @@ impl Log {
                 }
                 state.next_spare += 1;
                 let spare = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
-                (state.segments[0].0, state.spares.len() < SPARES_MAX && self.recycles(), spare)
+                let wants_spare =
+                    self.recycles() && state.is_synced_often() && state.spares.len() < SPARES_MAX;
+                (state.segments[0].0, wants_spare, spare)
             };
             let path = self.options.dir.join(segment_name(number, self.options.extension));
             let len = if wants_spare {
@@ -399,7 +411,7 @@ impl Log {
             }
             state.next_spare += 1;
             let name = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
-            (name, self.next_bytes(&state), state.waits >= SYNCED_OFTEN)
+            (name, self.next_bytes(&state), state.is_synced_often())
         };
         let path = self.options.dir.join(&name);
         let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
@@ -425,11 +437,12 @@ impl Log {
         state.capacity.saturating_mul(GROWTH).min(self.options.segment_bytes)
     }
 
-    /// Whether the present segment is half full, and no file is there for the next. In the first half, one that is purged may
-    /// be had for nothing.
+    /// Whether the present segment is so full that the next should be there, and it is not. Until then one that is purged may
+    /// be had for nothing; and filling one takes longer than taking its room.
     fn lacks_spare(&self, state: &State) -> bool {
         let next = self.next_bytes(state);
-        state.end > state.capacity / 2 && !state.spares.iter().any(|(_, len)| *len >= next)
+        let enough = if state.is_synced_often() { state.capacity / 2 } else { state.capacity / 4 * 3 };
+        state.end > enough && !state.spares.iter().any(|(_, len)| *len >= next)
     }
 
     /// Bytes of a segment.
@@ -603,7 +616,7 @@ impl Log {
         state.end = HEADER_BYTES as u64;
         state.durable = Position { segment: number, offset: HEADER_BYTES as u64 };
         state.last_crc = 0;
-        state.waits = 0;
+        state.waits_before = std::mem::take(&mut state.waits);
         state.segments.push((number, seq));
         Ok(())
     }
@@ -615,6 +628,11 @@ impl State {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Whether what is written is mostly waited for.
+    fn is_synced_often(&self) -> bool {
+        self.waits.max(self.waits_before) >= SYNCED_OFTEN
     }
 
     fn takes(&self, kind: Kind) -> Result<()> {

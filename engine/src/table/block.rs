@@ -272,15 +272,24 @@ impl Block {
     }
 
     /// The newest version of `key`: its seq, what it says and where its value lies.
-    ///
-    /// No key is put together on the way: how much of it the wanted key has in common with the one before, which was less,
-    /// tells what an entry that shares more or less of that one is.
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<(Seq, Op, Range<usize>)>, BadBlock> {
         let Some(rest) = key.strip_prefix(self.common()) else { return Ok(None) };
+        let restart = self.restart_from(rest)?.saturating_sub(1);
+        let found = self.from(rest, restart)?.filter(|(_, prefix, entry)| {
+            prefix.len() + entry.suffix.len() == rest.len() && rest[prefix.len()..] == *entry.suffix
+        });
+        Ok(found.map(|(.., entry)| (entry.seq, entry.op, entry.value)))
+    }
+
+    /// From a restart on, the first entry whose key after the common prefix is at least `rest`: its number, what its key shares
+    /// with `rest` and what follows that.
+    ///
+    /// No key is put together on the way: how much `rest` has in common with the key before, which was less, tells what an
+    /// entry that shares more or less of that one is.
+    fn from<'a>(&'a self, rest: &'a [u8], restart: usize) -> Result<Option<Placed<'a>>, BadBlock> {
         if self.entries == 0 {
             return Ok(None);
         }
-        let restart = self.restart_from(rest)?.saturating_sub(1);
         let (mut at, mut value_at, _) = self.restart(restart);
         let mut matched = 0;
         for index in restart * self.interval..self.entries {
@@ -289,23 +298,30 @@ impl Block {
             if index % self.interval == 0 {
                 matched = 0; // a restart shares nothing with the one before, whatever that was
             }
-            match entry.shared.cmp(&matched) {
-                Ordering::Greater => continue, // it differs from the wanted key where the one before did
-                Ordering::Less => return Ok(None), // it is greater where the one before was equal
-                Ordering::Equal => {}
+            if entry.shared > matched {
+                continue; // it differs from the wanted key where the one before did
             }
-            let wanted = rest.get(matched..).ok_or(BadBlock)?;
-            let more = common_len(entry.suffix, wanted);
-            match (entry.suffix.get(more), wanted.get(more)) {
-                (None, None) => return Ok(Some((entry.seq, entry.op, entry.value))),
-                (Some(_), None) => return Ok(None),
-                (Some(found), Some(byte)) if found > byte => return Ok(None),
-                _ => matched += more,
+            // Where it shares less than was equal, it is greater than the one before there, so than the wanted key.
+            let less = entry.shared == matched && {
+                let wanted = &rest[matched..];
+                let more = common_len(entry.suffix, wanted);
+                matched += more;
+                match (entry.suffix.get(more), wanted.get(more)) {
+                    (_, None) => false,
+                    (None, Some(_)) => true,
+                    (Some(found), Some(byte)) => found < byte,
+                }
+            };
+            if !less {
+                return Ok(Some((index, &rest[..entry.shared], entry)));
             }
         }
         Ok(None)
     }
 }
+
+/// An entry's number, the part of its key before its suffix and after the common prefix, and the entry.
+type Placed<'a> = (usize, &'a [u8], Decoded<'a>);
 
 /// An entry as it lies in a block.
 struct Decoded<'a> {
@@ -434,14 +450,21 @@ impl BlockCursor {
             }
             Ordering::Equal => {}
         }
-        let low = block.restart_from(&key[common.len()..])?;
+        let rest = &key[common.len()..];
+        let low = block.restart_from(rest)?;
         if block.interval == 1 && low < block.restarts {
             return self.go_to_restart(low);
         }
-        self.go_to_restart(low.saturating_sub(1))?;
-        while self.index < block.entries && self.key.as_slice() < key {
-            self.next()?;
-        }
+        let Some((index, prefix, entry)) = block.from(rest, low.saturating_sub(1))? else {
+            self.nowhere();
+            return Ok(());
+        };
+        self.key.clear();
+        self.key.extend_from_slice(common);
+        self.key.extend_from_slice(prefix);
+        self.key.extend_from_slice(entry.suffix);
+        self.index = index;
+        (self.value, self.next_key, self.seq, self.op) = (entry.value, entry.next, entry.seq, entry.op);
         Ok(())
     }
 

@@ -36,6 +36,13 @@ impl Cached {
             Cached::Partition(partition) => partition.filter.size() + partition.index.size(),
         }
     }
+
+    pub(crate) fn into_partition(self) -> Option<Arc<Partition>> {
+        match self {
+            Cached::Partition(partition) => Some(partition),
+            Cached::Data(_) => None,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -107,6 +114,11 @@ impl BlockCache {
             }
             GuardResult::Timeout => load(), // there is none
         }
+    }
+
+    /// Lets go of a block that will not be read again, and answers it.
+    pub(crate) fn remove(&self, table: u64, offset: u64) -> Option<Cached> {
+        self.cache.remove(&(table, offset)).map(|(_, cached)| cached)
     }
 
     /// Counts bytes held elsewhere against the budget, or (negative) no longer.

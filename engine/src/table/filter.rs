@@ -18,6 +18,7 @@
 use xorf::{BinaryFuse8, BinaryFuse8Ref, Filter as _, FilterRef as _};
 
 use crate::coding::u32_at;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const LINE_BYTES: usize = 64;
 const TAIL_BYTES: usize = 16;
@@ -88,12 +89,7 @@ fn bloom(hashes: &[u64], bits_per_key: usize) -> Vec<u8> {
     let mut bytes = vec![0; lines * LINE_BYTES];
     for &hash in hashes {
         let line = &mut bytes[line_of(hash, lines)..][..LINE_BYTES];
-        let mut probe = hash as u32;
-        for _ in 0..PROBES {
-            let bit = (probe >> 23) as usize;
-            line[bit / 8] |= 1 << (bit % 8);
-            probe = probe.wrapping_mul(0x9e37_79b9);
-        }
+        probes(hash, PROBES).for_each(|bit| line[bit / 8] |= 1 << (bit % 8));
     }
     bytes.extend_from_slice(&[BLOOM, PROBES, 0, 0]);
     bytes.extend_from_slice(&(lines as u32).to_le_bytes());
@@ -111,8 +107,57 @@ fn fuse(hashes: &[u64]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Where the line of a key begins.
 fn line_of(hash: u64, lines: usize) -> usize {
     ((((hash >> 32) * lines as u64) >> 32) as usize) * LINE_BYTES
+}
+
+/// The bits of a key in its line.
+#[inline]
+fn probes(hash: u64, count: u8) -> impl Iterator<Item = usize> {
+    let mut probe = hash as u32;
+    (0..count).map(move |_| {
+        let bit = (probe >> 23) as usize;
+        probe = probe.wrapping_mul(0x9e37_79b9);
+        bit
+    })
+}
+
+/// A blocked Bloom filter that one adds to while others ask.
+pub(crate) struct GrowingFilter {
+    lines: Box<[Line]>,
+}
+
+/// 64 bytes that lie in one line of the processor's cache.
+#[derive(Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; LINE_BYTES / 8]);
+
+impl GrowingFilter {
+    /// A filter of about so many bytes. More than one key for each byte, and it begins to let strangers pass.
+    pub(crate) fn new(bytes: usize) -> GrowingFilter {
+        GrowingFilter { lines: (0..(bytes / LINE_BYTES).max(1)).map(|_| Line::default()).collect() }
+    }
+
+    fn line(&self, hash: u64) -> &Line {
+        &self.lines[line_of(hash, self.lines.len()) / LINE_BYTES]
+    }
+
+    /// Adds a key; called by one at a time. Who learns of the key in order (by a release) finds it here.
+    pub(crate) fn add(&self, hash: u64) {
+        let line = self.line(hash);
+        for bit in probes(hash, PROBES) {
+            let word = &line.0[bit / 64];
+            word.store(word.load(Relaxed) | 1 << (bit % 64), Relaxed);
+        }
+    }
+
+    /// False only when no key with this hash was added.
+    #[inline]
+    pub(crate) fn may_contain(&self, hash: u64) -> bool {
+        let line = self.line(hash);
+        probes(hash, PROBES).all(|bit| line.0[bit / 64].load(Relaxed) & (1 << (bit % 64)) != 0)
+    }
 }
 
 /// A filter as read from a file.
@@ -168,12 +213,7 @@ impl Filter {
             Filter::None => true,
             Filter::Bloom { bytes, lines, probes } => {
                 let line = &bytes[line_of(hash, *lines)..][..LINE_BYTES];
-                let mut probe = hash as u32;
-                (0..*probes).all(|_| {
-                    let bit = (probe >> 23) as usize;
-                    probe = probe.wrapping_mul(0x9e37_79b9);
-                    line[bit / 8] & (1 << (bit % 8)) != 0
-                })
+                self::probes(hash, *probes).all(|bit| line[bit / 8] & (1 << (bit % 8)) != 0)
             }
             Filter::Fuse { fingerprints, descriptor } => {
                 BinaryFuse8Ref::from_dma(descriptor, fingerprints).contains(&hash)
@@ -219,6 +259,21 @@ mod tests {
             let strangers = (0..100_000u32).filter(stranger).count();
             assert!(strangers <= per_100_000 * 3 / 2, "{strangers} of 100,000 pass {kind:?}");
         }
+    }
+
+    #[test]
+    fn a_growing_filter_knows_what_was_added() {
+        let filter = GrowingFilter::new(20_000);
+        let hashes =
+            |name: &str| (0..16_000u32).map(|n| hash(format!("{name}{n}").as_bytes())).collect::<Vec<_>>();
+        let keys = hashes("key");
+        for (count, &key) in keys.iter().enumerate() {
+            filter.add(key);
+            assert!(filter.may_contain(keys[count / 2]) && filter.may_contain(key));
+        }
+        assert!(keys.iter().all(|&key| filter.may_contain(key)));
+        let strangers = hashes("other").into_iter().filter(|&other| filter.may_contain(other)).count();
+        assert!(strangers <= 16_000 * 3 / 100, "{strangers} of 16,000 pass");
     }
 
     #[test]

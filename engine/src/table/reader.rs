@@ -53,6 +53,9 @@ pub(crate) struct Table {
 impl Drop for Table {
     fn drop(&mut self) {
         self.cache.pin(-(self.pinned_bytes() as i64));
+        if self.life.obsolete.load(Ordering::Acquire) {
+            self.uncache();
+        }
     }
 }
 
@@ -111,6 +114,27 @@ impl Table {
     /// Has the file removed when the last reader lets go.
     pub(crate) fn make_obsolete(&self) {
         self.life.obsolete.store(true, Ordering::Release);
+    }
+
+    /// Takes out of the cache what nobody will read again, as far as the partitions that are in memory tell; the rest ages out.
+    fn uncache(&self) {
+        let Some(opened) = self.opened.get() else { return };
+        for (number, handle) in opened.handles.iter().enumerate() {
+            let pinned = opened.pinned.get(number).and_then(OnceLock::get).cloned();
+            let cached = || self.cache.remove(self.meta.number, handle.offset);
+            let partition = match pinned.or_else(|| cached()?.into_partition()) {
+                Some(partition) => partition,
+                None => continue,
+            };
+            let mut cursor = BlockCursor::new(partition.index.clone());
+            let mut moved = cursor.seek_first();
+            while let (Ok(()), Some(entry)) = (moved, cursor.entry()) {
+                if let Some(block) = Handle::decode(entry.value) {
+                    self.cache.remove(self.meta.number, block.offset);
+                }
+                moved = cursor.next();
+            }
+        }
     }
 
     /// Keeps partitions that are read from now on. Only before the table is opened: afterwards there is no place for them.

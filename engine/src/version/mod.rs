@@ -18,7 +18,7 @@ use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Found;
 use crate::table::builder::TableOptions;
-use crate::table::filter::{self, FilterKind};
+use crate::table::filter::FilterKind;
 use crate::table::footer::Codec;
 use crate::table::reader::{Reach, Table, TableCursor};
 
@@ -61,9 +61,8 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// The newest version of `key` with a seq of at most `at`.
-    pub(crate) fn get(&self, key: &[u8], at: Seq, reach: Reach) -> Result<Option<Found>> {
-        let hash = filter::hash(key);
+    /// The newest version of `key` with a seq of at most `at`. `hash` is the filter hash of the key.
+    pub(crate) fn get(&self, key: &[u8], hash: u64, at: Seq, reach: Reach) -> Result<Option<Found>> {
         for run in &self.runs {
             if let Some(table) = run.tables.get(run.find(key)) {
                 if let Some(found) = table.get(key, hash, at, reach)? {
@@ -125,10 +124,11 @@ impl Version {
         self.runs.iter().find(is_same).cloned()
     }
 
-    /// Where the flush of a memtable is to be cut into `parts` of like size, as far as the first run tells.
+    /// Where the flush of a memtable is to be cut into at most `parts` of like size, as far as the first run tells: between its
+    /// tables.
     pub(crate) fn quantiles(&self, parts: usize) -> Vec<Vec<u8>> {
-        let run = self.slots[1..].iter().find(|run| !run.is_empty());
-        let Some(run) = run.filter(|run| run.len() >= parts) else { return Vec::new() };
+        let Some(run) = self.slots[1..].iter().find(|run| !run.is_empty()) else { return Vec::new() };
+        let parts = parts.min(run.len());
         (1..parts).map(|part| run[part * run.len() / parts].meta.smallest.clone()).collect()
     }
 
