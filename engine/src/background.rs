@@ -18,7 +18,8 @@ use crate::state::{Shared, Work};
 use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;
 
-/// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due.
+/// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due. Also how long nobody
+/// must have written before a store is at rest.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a scrub rests when it has read everything.
 const SCRUB_REST: Duration = Duration::from_secs(3600);
@@ -163,13 +164,28 @@ impl Background {
                 let view = self.shared.view.load();
                 let lacks_room = || self.pick_within(&work, u64::MAX).is_some();
                 let is_full = self.shared.is_disk_full();
-                if self.shared.picker.is_timed() || view.version.expires() || is_full || lacks_room() {
-                    self.shared.bell.wait_for(&mut work, LOOK);
-                    if is_full {
-                        self.shared.look_for_room(); // perhaps nobody else does
-                    }
-                } else {
+                let may_rest = self.pick_at_rest(&work).is_some();
+                let is_timed = self.shared.picker.is_timed() || view.version.expires();
+                if !(is_timed || is_full || may_rest || lacks_room()) {
                     self.shared.bell.wait(&mut work);
+                    continue;
+                }
+                let written = self.shared.counters.user_bytes.sum();
+                let is_quiet = self.shared.bell.wait_for(&mut work, LOOK).timed_out();
+                if is_full {
+                    self.shared.look_for_room(); // perhaps nobody else does
+                }
+                drop(work);
+                let rests = || self.shared.counters.user_bytes.sum() == written;
+                while may_rest && is_quiet && rests() {
+                    let result = self.compact_at_rest();
+                    let found = matches!(result, Ok(true));
+                    if !self.goes_on_after(result) {
+                        return;
+                    }
+                    if !found {
+                        break;
+                    }
                 }
             }
         }
@@ -200,6 +216,17 @@ impl Background {
         self.pick_within(work, self.shared.room())
     }
 
+    /// What may be compacted although nothing has to be, while nobody writes.
+    pub(crate) fn pick_at_rest(&self, work: &Work) -> Option<(Arc<Version>, Job)> {
+        let version = self.shared.view.load().version.clone();
+        if !version.progress.is_empty() {
+            return None; // what was begun before goes first
+        }
+        let limits = Limits { claims: &work.claims, room: self.shared.room() };
+        let job = self.shared.picker.pick_at_rest(&version, &limits)?;
+        Some((version, job))
+    }
+
     /// As `pick`, if so many bytes of the disk were free.
     fn pick_within(&self, work: &Work, room: u64) -> Option<(Arc<Version>, Job)> {
         let shared = &self.shared;
@@ -221,12 +248,21 @@ impl Background {
 
     /// Runs one compaction; `false` when none is due that could be done.
     pub(crate) fn compact_one(&self) -> Result<bool> {
+        self.compact(Background::pick)
+    }
+
+    /// Runs one of the compactions that are done when nobody writes; `false` when there is none.
+    pub(crate) fn compact_at_rest(&self) -> Result<bool> {
+        self.compact(Background::pick_at_rest)
+    }
+
+    fn compact(&self, pick: fn(&Background, &Work) -> Option<(Arc<Version>, Job)>) -> Result<bool> {
         let (version, job, id) = {
             let mut work = self.shared.work.lock();
             if work.is_over() {
                 return Ok(false);
             }
-            let Some((version, job)) = self.pick(&work) else { return Ok(false) };
+            let Some((version, job)) = pick(self, &work) else { return Ok(false) };
             work.last_claim += 1;
             let id = work.last_claim;
             work.claims.push(job.claim(id));

@@ -73,7 +73,8 @@ pub struct Options {
     pub compaction: Compaction,
     /// Bytes that the first level below level 0 may hold; each further one holds ten times as much. Default 128 MiB.
     pub level_bytes: u64,
-    /// Tables over one another in level 0 at which they are compacted. Default 4.
+    /// Tables over one another in level 0 at which they are compacted; fewer are when nobody has written for a second.
+    /// Default 4.
     pub level0_tables: usize,
     /// Tables over one another in level 0 at which writers wait. Default 20.
     pub level0_stop: usize,

@@ -2,6 +2,7 @@
 //! runs beside the test, so that the figures repeat.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Compaction, Durability, Engine, Options};
@@ -87,4 +88,44 @@ fn tiers_write_less_than_levels() {
     let fifo = written(Compaction::Fifo { bytes_max: u64::MAX, age_max: None });
     assert!(tiered < 0.8 * leveled, "tiered {tiered:.2}, leveled {leveled:.2}");
     assert!(fifo < 1.4, "nothing is merged, and {fifo:.2} bytes are written a byte");
+}
+
+#[test]
+fn at_rest_level_0_goes_down_unless_it_is_small_beside_what_it_meets() {
+    let engine = Engine::open("/store", options(Compaction::Leveled)).expect("open");
+    let mut n = 1u32;
+    let mut next = || {
+        n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        n
+    };
+    let keys: Vec<u32> = (0..700).map(|_| next()).collect();
+    keys.iter().for_each(|n| put(&engine, *n));
+    engine.settle().expect("settle");
+    assert!(engine.stats().level0_depth > 0, "what is left is not enough for a compaction that has to be");
+    engine.rest().expect("rest");
+    assert_eq!(engine.stats().level0_depth, 0);
+    let by_reason = engine.stats().compactions_by_reason;
+    assert!(by_reason.iter().any(|(reason, count)| *reason == "rest" && *count > 0), "{by_reason:?}");
+    for n in &keys {
+        assert_eq!(engine.get(&key(*n)).expect("get").as_deref(), Some(&value(*n)[..]));
+    }
+    // A few rows all over the keys would have all of it written again.
+    let before = engine.stats().compacted_bytes;
+    (0..10).for_each(|_| put(&engine, next()));
+    engine.rest().expect("rest");
+    assert_eq!((engine.stats().level0_depth, engine.stats().compacted_bytes), (1, before));
+}
+
+#[test]
+fn a_store_comes_to_rest_by_itself() {
+    let engine =
+        Engine::open("/store", Options { threads: 2, ..options(Compaction::Leveled) }).expect("open");
+    (0..700u32).for_each(|n| put(&engine, n.wrapping_mul(2_654_435_761)));
+    engine.flush().expect("flush");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while engine.stats().level0_depth > 0 {
+        assert!(Instant::now() < deadline, "{} tables lie over one another", engine.stats().level0_depth);
+        std::thread::yield_now();
+    }
+    engine.close().expect("close");
 }

@@ -83,6 +83,10 @@ impl Picker for Leveled {
         if cause.first == 0 { Granularity::Column } else { Granularity::Table }
     }
 
+    fn at_rest(&self, version: &Version) -> Option<Cause> {
+        (!version.slots[0].is_empty()).then(|| Cause::slot(Reason::Rest, 0))
+    }
+
     fn stop_at(&self) -> Option<usize> {
         Some(self.stop)
     }

@@ -47,11 +47,13 @@ pub(crate) enum Reason {
     Blobs,
     /// A part of it cannot be read.
     Damage,
+    /// Nobody writes, and reads would meet fewer runs.
+    Rest,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Reason; 8] = [
+    pub(crate) const ALL: [Reason; 9] = [
         Reason::Count,
         Reason::Size,
         Reason::Space,
@@ -60,6 +62,7 @@ impl Reason {
         Reason::Expired,
         Reason::Blobs,
         Reason::Damage,
+        Reason::Rest,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -72,6 +75,7 @@ impl Reason {
             Reason::Expired => "expired",
             Reason::Blobs => "blobs",
             Reason::Damage => "damage",
+            Reason::Rest => "rest",
         }
     }
 }
@@ -84,6 +88,15 @@ impl Job {
     /// Whether the one table may simply change its slot.
     pub(crate) fn is_move(&self) -> bool {
         self.tables().count() == 1 && self.target.is_some_and(|target| target != self.inputs[0].slot)
+    }
+
+    /// Whether what goes down is at least a tenth of what it meets there, which is what a level is of the next: so work at
+    /// rest costs no more for each byte than work that has to be.
+    fn is_worth_it(&self) -> bool {
+        let bytes = |input: &Input| input.tables.iter().map(|table| table.meta.len).sum::<u64>();
+        let met = self.inputs.iter().filter(|input| Some(input.slot) == self.target).map(bytes).sum::<u64>();
+        let all = self.inputs.iter().map(bytes).sum::<u64>();
+        (all - met).saturating_mul(10) >= met
     }
 
     /// Bytes that it may write before anything is freed.
@@ -214,6 +227,11 @@ pub(crate) trait Picker: Send + Sync {
         true
     }
 
+    /// What may be merged when nobody writes and nothing has to be done, so that reads meet fewer runs.
+    fn at_rest(&self, _version: &Version) -> Option<Cause> {
+        None
+    }
+
     /// Whether time alone may be a cause.
     fn is_timed(&self) -> bool {
         false
@@ -230,24 +248,31 @@ pub(crate) trait Picker: Send + Sync {
         if causes.is_empty() && self.keeps_up() {
             return upkeep(version, now, limits);
         }
-        causes.iter().find_map(|cause| {
-            let target = self.layout(version, cause);
-            let candidates: Vec<Vec<Input>> = match self.granularity(cause) {
-                Granularity::Table => {
-                    let tables = self.movement(version, cause.first, target).into_iter();
-                    tables.map(|table| vec![Input { slot: cause.first, tables: vec![table] }]).collect()
-                }
-                Granularity::Column => {
-                    let columns = version.columns().into_iter();
-                    columns.map(|tables| vec![Input { slot: 0, tables }]).collect()
-                }
-                Granularity::Runs => vec![whole_runs(version, cause)],
-            };
-            let jobs = candidates.into_iter();
-            let mut jobs =
-                jobs.map(|inputs| completed(version, Job { reason: cause.reason, inputs, target }));
-            jobs.find(|job| limits.allow(job))
-        })
+        causes.iter().find_map(|cause| self.jobs(version, cause).into_iter().find(|job| limits.allow(job)))
+    }
+
+    /// The next job of those that may be done while nobody writes: nothing that is small beside what it would be merged with.
+    fn pick_at_rest(&self, version: &Version, limits: &Limits<'_>) -> Option<Job> {
+        let jobs = self.jobs(version, &self.at_rest(version)?);
+        jobs.into_iter().find(|job| job.is_worth_it() && limits.allow(job))
+    }
+
+    /// What can be done about a cause, the best first.
+    fn jobs(&self, version: &Version, cause: &Cause) -> Vec<Job> {
+        let target = self.layout(version, cause);
+        let candidates: Vec<Vec<Input>> = match self.granularity(cause) {
+            Granularity::Table => {
+                let tables = self.movement(version, cause.first, target).into_iter();
+                tables.map(|table| vec![Input { slot: cause.first, tables: vec![table] }]).collect()
+            }
+            Granularity::Column => {
+                let columns = version.columns().into_iter();
+                columns.map(|tables| vec![Input { slot: 0, tables }]).collect()
+            }
+            Granularity::Runs => vec![whole_runs(version, cause)],
+        };
+        let jobs = candidates.into_iter();
+        jobs.map(|inputs| completed(version, Job { reason: cause.reason, inputs, target })).collect()
     }
 }
 

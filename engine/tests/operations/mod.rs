@@ -284,7 +284,11 @@ impl Run {
                 self.is_durable();
             }
             Operation::Settle => {
-                self.engine().settle()?;
+                // Now as if nobody wrote for a while, and now not.
+                match self.model.len() % 2 {
+                    0 => self.engine().rest()?,
+                    _ => self.engine().settle()?,
+                }
                 self.is_durable();
             }
             Operation::Snapshot => {

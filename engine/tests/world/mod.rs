@@ -154,6 +154,7 @@ impl World {
             ["release", name] => drop(self.snapshots.remove(name).expect("a snapshot of that name")),
             ["flush"] => self.engine().flush()?,
             ["settle"] => self.engine().settle()?,
+            ["rest"] => self.engine().rest()?,
             ["levels"] => print(out, self.engine().shape()),
             ["files"] => print(out, self.names().join(" ")),
             ["edits"] => self.edits(out),
