@@ -2,7 +2,7 @@
 //! VLDB 2019).
 //!
 //! ```text
-//! lumen-compare stall [--seconds 600] [--stores lumen,rocksdb] [--dir FOLDER] [--keys 10000000] [--writers 2]
+//! lumen-compare stall [--seconds 600] [--stores lumen,rocksdb] [--dir FOLDER] [--keys 10000000] [--writers 2] [--rate N]
 //! ```
 //!
 //! 1. **Which rate can it keep up?** Writers overwrite as fast as they are let, until memory, level 0 and the debt of
@@ -10,6 +10,8 @@
 //! 2. **What does a writer feel at 95 % of it?** Writes come at a fixed rate, whether or not the store keeps up, and the
 //!    time of each counts from the moment it was due. A closed loop cannot tell: its writers wait together with the store,
 //!    and the writes that would have come meanwhile are in no percentile (coordinated omission).
+//!
+//! With `--rate` phase 2 asks every store for so many writes a second, to see them side by side.
 //!
 //! A rate without the second phase can be had by putting work off; percentiles without the first are those of an idle store.
 //! Each store is tried in a process of its own. The times hold for a store that goes at its own rate: 95 % of a higher rate
@@ -28,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub(crate) const USAGE: &str =
-    "lumen-compare stall [--seconds 600] [--stores a,b] [--dir FOLDER] [--keys 10000000] [--writers 2]";
+    "lumen-compare stall [--seconds 600] [--stores a,b] [--dir FOLDER] [--keys 10000000] [--writers 2] [--rate N]";
 
 /// The exit code of who was stopped, as shells have it for Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -45,6 +47,8 @@ pub(crate) struct Plan {
     keys: u64,
     /// Threads that write.
     writers: u64,
+    /// Writes a second of phase 2; 0: 95 % of what phase 1 found.
+    rate: u64,
 }
 
 /// What a child says of its store.
@@ -85,6 +89,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         ("--dir", std::env::temp_dir().display().to_string()),
         ("--keys", "10000000".to_string()),
         ("--writers", "2".to_string()),
+        ("--rate", "0".to_string()),
     ]);
     let number = |options: &BTreeMap<&str, String>, name| options[name].parse().ok().filter(|&n: &u64| n > 0);
     let plan = crate::read_options(arguments, &mut options).then(|| {
@@ -92,6 +97,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
             seconds: number(&options, "--seconds")?,
             keys: number(&options, "--keys")?,
             writers: number(&options, "--writers")?,
+            rate: options["--rate"].parse().ok()?,
         })
     });
     let Some(Some(plan)) = plan else {
@@ -135,7 +141,7 @@ fn try_store(store: &str, folder: &Path, plan: Plan) -> Option<Report> {
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args(["--stall-child", store])
         .args([dir.path(), &csv])
-        .args([plan.seconds, plan.keys, plan.writers].map(|number| number.to_string()))
+        .args([plan.seconds, plan.keys, plan.writers, plan.rate].map(|number| number.to_string()))
         .stderr(Stdio::inherit())
         .output()
         .expect("a child");
@@ -155,9 +161,10 @@ fn try_store(store: &str, folder: &Path, plan: Plan) -> Option<Report> {
 
 /// The child's half of `try_store`.
 pub(crate) fn child(arguments: &[String]) -> ExitCode {
-    let [store, dir, csv, seconds, keys, writers] = arguments else { panic!("six arguments") };
+    let [store, dir, csv, seconds, keys, writers, rate] = arguments else { panic!("seven arguments") };
     let number = |text: &String| text.parse().expect("a number");
-    let plan = Plan { seconds: number(seconds), keys: number(keys), writers: number(writers) };
+    let plan =
+        Plan { seconds: number(seconds), keys: number(keys), writers: number(writers), rate: number(rate) };
     // A writer that fails ends the child: the others would wait for its writes for ever.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -43,7 +43,8 @@ pub(crate) fn run(name: &str, dir: &Path, plan: Plan, csv: &Path, stopped: &Atom
     test.fill()?;
     let sustainable = test.find_rate(&mut report)?;
     // Without a rest: what phase 1 has put off is still to be done, beside what comes.
-    test.keep_rate(PART * sustainable, &mut report)?;
+    let asked = plan.rate as f64;
+    test.keep_rate(if asked > 0.0 { asked } else { PART * sustainable }, &mut report)?;
     report.figure("on disk, MiB", work::disk_bytes(dir) as f64 / f64::from(1 << 20));
     Some(report)
 }

@@ -3,8 +3,9 @@
 use crate::stall::meter::Tick;
 use crate::stores::MEMTABLE_BYTES;
 
-/// How far the means of two quarters may lie apart where nothing changes any more.
-const TOLERANCE: f64 = 0.1;
+/// How far the means of two quarters may lie apart where nothing changes any more: with a tenth, a rate that still fell was
+/// taken for one that can be kept up.
+const TOLERANCE: f64 = 0.05;
 
 /// The last half of the time, where the beginning is to be forgotten.
 pub(crate) fn last_half(ticks: &[Tick]) -> &[Tick] {
@@ -19,8 +20,8 @@ pub(crate) fn rate(ticks: &[Tick]) -> f64 {
     }
 }
 
-/// Whether rate and debt have come to rest: over the last two quarters of the time the rate is the same within a tenth, and
-/// the debt has not grown by more than a tenth and a memtable. A rate at which the debt still grows is not sustained: some
+/// Whether rate and debt have come to rest: over the last two quarters of the time the rate is the same within a twentieth,
+/// and the debt has not grown by more than that and a memtable. A rate at which the debt still grows is not sustained: some
 /// of its work has only been put off.
 pub(crate) fn is_steady(ticks: &[Tick]) -> bool {
     let half = last_half(ticks);
