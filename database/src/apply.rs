@@ -1,4 +1,4 @@
-//! The one way in: log entries, in order, become engine batches and index changes, and are published together.
+//! The one way in: the writes of log entries, in order, become engine batches and index changes, and are published together.
 //!
 //! Deterministic: the outcome depends on the entries and the state alone, never on clock, thread or what the caller had
 //! prepared. A prepared analysis is used only if it was made for the collection that is there now.
@@ -10,44 +10,43 @@ use lumen_engine::{Batch, Snapshot as EngineSnapshot};
 use lumen_index::{Analyzed, Index, NewDocument};
 
 use crate::catalog::{Catalog, Collection};
+use crate::entry::{Entry, Proposal, Request};
 use crate::error::{Error, Rejection, Result};
 use crate::indexing;
 use crate::layout::{self, Header};
+use crate::sessions::Known;
 use crate::store::{Live, LiveIndex, Store};
 use crate::write::{Ack, Condition, Outcome, Part, Prepared, Write};
 
 /// Documents of this group that are not yet in their index, by collection id.
 type Fresh = HashMap<u32, Vec<NewDocument>>;
 
-/// Applies a group of entries and publishes the last. An error is local and final: this store must be reopened.
-pub(crate) fn group(store: &Arc<Store>, entries: Vec<(u64, Prepared)>) -> Result<Vec<Ack>> {
+/// Applies entries and publishes the last write. Each write gets the next sequence number, also one that changes nothing.
+/// `position` is where a replicated log is after them. An error is local and final: this store must be reopened.
+pub(crate) fn entries(
+    store: &Arc<Store>,
+    entries: Vec<Entry>,
+    position: Option<&[u8]>,
+) -> Result<Vec<Vec<Ack>>> {
     let mut live = store.live.lock();
     let mut fresh = Fresh::new();
     let mut acks = Vec::with_capacity(entries.len());
-    let Some(&(last, _)) = entries.last() else { return Ok(acks) };
-    for (seq, prepared) in entries {
-        let batched = prepared.batch;
-        let mut entry = Entry {
-            live: &mut live,
-            engine: store.engine.latest(),
-            seq,
-            batch: Batch::new(),
-            fresh: &mut fresh,
-            written: prepared.batch.then(HashMap::new),
-        };
-        let mut outcomes = Vec::with_capacity(prepared.parts.len());
-        for part in prepared.parts {
-            outcomes.push(match entry.part(part)? {
-                Ok(outcome) => outcome,
-                Err(rejection) => Outcome::Rejected(rejection),
-            });
+    let mut seq = live.applied;
+    for entry in entries {
+        live.time = live.time.max(entry.time);
+        let mut answers = Vec::with_capacity(entry.proposals.len());
+        for proposal in entry.proposals {
+            seq += 1;
+            answers.push(one(store, &mut live, &mut fresh, seq, proposal)?);
         }
-        let batch = entry.batch;
-        if !batch.is_empty() {
-            store.engine.apply(seq, &batch)?;
-        }
-        let outcome = if batched { Outcome::Batch(outcomes) } else { outcomes.remove(0) };
-        acks.push(Ack { seq, outcome });
+        acks.push(answers);
+    }
+    if let Some(position) = position {
+        live.position.clear();
+        live.position.extend_from_slice(position);
+    }
+    if seq == live.applied {
+        return Ok(acks);
     }
     for (id, documents) in fresh {
         if let Some(index) = live.indexes.get_mut(&id) {
@@ -55,7 +54,7 @@ pub(crate) fn group(store: &Arc<Store>, entries: Vec<(u64, Prepared)>) -> Result
             index.dirty = true;
         }
     }
-    store.publish(&mut live, last);
+    store.publish(&mut live, seq);
     let index_bytes: usize = live.indexes.values().map(|index| index.index.memory_bytes()).sum();
     if store.engine.wants_freeze(index_bytes) {
         indexing::freeze(store, &mut live)?;
@@ -66,21 +65,96 @@ pub(crate) fn group(store: &Arc<Store>, entries: Vec<(u64, Prepared)>) -> Result
     Ok(acks)
 }
 
-/// One log entry while it is applied.
-struct Entry<'a> {
+/// Applies one write, unless it was applied before.
+fn one(store: &Store, live: &mut Live, fresh: &mut Fresh, seq: u64, proposal: Proposal) -> Result<Ack> {
+    let Proposal { request, prepared } = proposal;
+    let past = || Ack { seq, outcome: Outcome::Rejected(Rejection::Past) };
+    match &request {
+        Request::None => change(store, live, fresh, seq, prepared, |_, _| {}),
+        Request::Node(node) => match live.sessions.look_up(node) {
+            Known::Answered(ack) => Ok(ack),
+            Known::Past => Ok(past()),
+            Known::New => {
+                let ack = change(store, live, fresh, seq, prepared, |_, _| {})?;
+                live.sessions.answered(node, &ack);
+                Ok(ack)
+            }
+        },
+        Request::Key(key) => {
+            let digest = layout::digest(&prepared.payload);
+            let generation = layout::generation(live.time);
+            let engine = store.engine.latest();
+            for age in 0..layout::GENERATIONS {
+                let key = layout::request_key(generation.saturating_sub(age), key);
+                let Some(value) = engine.get(&key)? else { continue };
+                let (stored, ack) = layout::decode_answer(&value)
+                    .ok_or_else(|| Error::corrupt("an answered request", 0, "malformed record"))?;
+                let reused = || Ack { seq, outcome: Outcome::Rejected(Rejection::KeyReused) };
+                return Ok(if stored == digest { ack } else { reused() });
+            }
+            let past = layout::request_key(generation.saturating_sub(layout::GENERATIONS - 1), &[0; 16]);
+            let is_next = generation > live.generation;
+            live.generation = generation;
+            change(store, live, fresh, seq, prepared, |batch, ack| {
+                batch.put(&layout::request_key(generation, key), &layout::encode_answer(digest, ack));
+                if is_next {
+                    batch.delete_range(&layout::request_key(0, &[0; 16]), &past);
+                }
+            })
+        }
+    }
+}
+
+/// Applies a write that is new; `also` adds to its batch what follows from the answer.
+fn change(
+    store: &Store,
+    live: &mut Live,
+    fresh: &mut Fresh,
+    seq: u64,
+    prepared: Prepared,
+    also: impl FnOnce(&mut Batch, &Ack),
+) -> Result<Ack> {
+    let batched = prepared.batch;
+    let mut change = Change {
+        live,
+        engine: store.engine.latest(),
+        seq,
+        batch: Batch::new(),
+        fresh,
+        written: batched.then(HashMap::new),
+    };
+    let mut outcomes = Vec::with_capacity(prepared.parts.len());
+    for part in prepared.parts {
+        outcomes.push(match change.part(part)? {
+            Ok(outcome) => outcome,
+            Err(rejection) => Outcome::Rejected(rejection),
+        });
+    }
+    let mut batch = change.batch;
+    let outcome = if batched { Outcome::Batch(outcomes) } else { outcomes.remove(0) };
+    let ack = Ack { seq, outcome };
+    also(&mut batch, &ack);
+    if !batch.is_empty() {
+        store.engine.apply(seq, &batch)?;
+    }
+    Ok(ack)
+}
+
+/// One write while it is applied.
+struct Change<'a> {
     live: &'a mut Live,
     engine: EngineSnapshot,
     seq: u64,
     batch: Batch,
     fresh: &'a mut Fresh,
-    /// What this entry has written so far, by key; only batches can meet their own writes.
+    /// What this write has written so far, by key; only batches can meet their own writes.
     written: Option<HashMap<Vec<u8>, Option<Header>>>,
 }
 
 /// A document as it is now: the sequence number that wrote it, and its header.
 type Current = Option<(u64, Header)>;
 
-impl Entry<'_> {
+impl Change<'_> {
     /// The outer result is an error of this machine, the inner one the refusal that every replica repeats.
     fn part(&mut self, part: Part) -> Result<std::result::Result<Outcome, Rejection>> {
         // What was prepared for another collection (dropped and made anew since) is prepared again.
@@ -189,7 +263,7 @@ impl Entry<'_> {
     ) -> Result<std::result::Result<Outcome, Rejection>> {
         let key = layout::document_key(collection.id, id.as_bytes());
         let current = self.current(&key)?;
-        if let Err(rejection) = Entry::check(condition, id, &current) {
+        if let Err(rejection) = Change::check(condition, id, &current) {
             return Ok(Err(rejection));
         }
         let uid = self.live.next_uid;
@@ -215,7 +289,7 @@ impl Entry<'_> {
     ) -> Result<std::result::Result<Outcome, Rejection>> {
         let key = layout::document_key(collection.id, id.as_bytes());
         let current = self.current(&key)?;
-        if let Err(rejection) = Entry::check(condition, id, &current) {
+        if let Err(rejection) = Change::check(condition, id, &current) {
             return Ok(Err(rejection));
         }
         if let Some((_, old)) = &current {

@@ -57,12 +57,18 @@ pub enum Rejection {
     #[error("{what} is {size} bytes, over the limit of {limit}")]
     TooLarge {
         /// What.
-        what: &'static str,
+        what: String,
         /// The limit in bytes.
         limit: u64,
         /// Its size in bytes.
         size: u64,
     },
+    /// The request's name stands for another request, made within the last day.
+    #[error("this Idempotency-Key was used for another request")]
+    KeyReused,
+    /// The request is one of those that whoever made it has an answer to, or does not wait for any more.
+    #[error("nobody waits for this request any more")]
+    Past,
 }
 
 fn version_text(current: Option<u64>) -> String {
@@ -80,6 +86,8 @@ impl Rejection {
             Rejection::VersionConflict { .. } => "version_conflict",
             Rejection::InvalidName { .. } => "invalid_name",
             Rejection::TooLarge { .. } => "too_large",
+            Rejection::KeyReused => "idempotency_mismatch",
+            Rejection::Past => "request_past",
         }
     }
 
@@ -148,6 +156,9 @@ pub enum Error {
         /// What failed.
         reason: String,
     },
+    /// The database follows a log kept elsewhere, and takes writes from there only.
+    #[error("this database is a replica: its writes come from its log")]
+    Replica,
     /// Another process has the folder.
     #[error("{} is in use by another process", path.display())]
     InUse {

@@ -19,7 +19,7 @@ use lumen_index::{
 use crate::catalog::{Catalog, Collection};
 use crate::error::{Error, Result};
 use crate::layout::{self, State};
-use crate::store::{Live, LiveIndex, Store};
+use crate::store::{Live, LiveIndex, SegmentFile, Store};
 
 /// The name under which a segment's damage is reported.
 fn file_name(number: u64) -> String {
@@ -39,6 +39,9 @@ fn engine_error(error: IndexError) -> EngineError {
 
 /// Freezes memtable and indexes at what was published last. The flush follows in the background.
 pub(crate) fn freeze(store: &Arc<Store>, live: &mut Live) -> Result<()> {
+    if live.replacing {
+        return Ok(());
+    }
     let mut jobs = Vec::new();
     let mut stats = Vec::new();
     for (id, index) in &mut live.indexes {
@@ -52,7 +55,7 @@ pub(crate) fn freeze(store: &Arc<Store>, live: &mut Live) -> Result<()> {
         if let Some(job) = index.index.freeze() {
             index.flushing = true;
             index.dirty = true;
-            let deletes = with_documents(job.deletes(), &index.segments);
+            let deletes = with_files(job.deletes(), &index.segments);
             let replaced = index.deletes_file;
             jobs.push(Flush { collection: *id, job, deletes, segment: None, deletes_file: None, replaced });
         }
@@ -66,6 +69,10 @@ pub(crate) fn freeze(store: &Arc<Store>, live: &mut Live) -> Result<()> {
         next_uid: live.next_uid,
         next_collection: live.next_collection,
         journal,
+        time: live.time,
+        generation: live.generation,
+        position: live.position.clone(),
+        sessions: live.sessions.clone(),
         stats,
     };
     let frozen = FrozenIndexes {
@@ -84,7 +91,7 @@ struct Flush {
     job: FlushJob,
     /// Of the segments as of the freeze; no merge is installed until the flush is.
     deletes: Vec<SegmentDeletes>,
-    segment: Option<(u64, u32)>,
+    segment: Option<(u64, SegmentFile)>,
     deletes_file: Option<u64>,
     replaced: Option<u64>,
 }
@@ -106,7 +113,7 @@ impl FrozenIndexes {
         for flush in &mut self.jobs {
             let job = &flush.job;
             let written = write_segment(files, flush.collection, |out| job.write(out, &|| false))?;
-            flush.segment = written.as_ref().map(|(meta, documents)| (meta.number, *documents));
+            flush.segment = written.as_ref().map(|(meta, file)| (meta.number, *file));
             edit.attach.extend(written.map(|(meta, _)| meta));
             let deletes = write_deletes(files, flush.collection, &flush.deletes)?;
             flush.deletes_file = deletes.as_ref().map(|meta| meta.number);
@@ -142,8 +149,8 @@ impl Frozen for FrozenIndexes {
                     continue;
                 };
                 let segment = match flush.segment {
-                    Some((number, documents)) => {
-                        index.segments.insert(number, documents);
+                    Some((number, file)) => {
+                        index.segments.insert(number, file);
                         let bytes = files.map(number)?;
                         Some((number, Segment::open(file_name(number), bytes).map_err(engine_error)?))
                     }
@@ -170,7 +177,7 @@ fn write_segment(
     files: &Attachments,
     collection: u32,
     write: impl FnOnce(&mut dyn std::io::Write) -> std::result::Result<Option<SegmentSummary>, IndexError>,
-) -> EngineResult<Option<(AttachmentMeta, u32)>> {
+) -> EngineResult<Option<(AttachmentMeta, SegmentFile)>> {
     let mut out = BufWriter::with_capacity(1 << 20, files.create()?);
     let number = out.get_ref().number();
     let summary = write(&mut out).map_err(engine_error);
@@ -181,7 +188,8 @@ fn write_segment(
             flushed.map_err(io)?;
             let writer = out.into_inner().map_err(|error| io(error.into_error()))?;
             let note = layout::segment_note(collection, summary.min_uid, summary.docs);
-            Ok(Some((writer.finish(layout::SEGMENT, note)?, summary.docs)))
+            let file = SegmentFile { first_uid: summary.min_uid, documents: summary.docs };
+            Ok(Some((writer.finish(layout::SEGMENT, note)?, file)))
         }
         Ok(None) => {
             drop(out);
@@ -196,18 +204,19 @@ fn write_segment(
     }
 }
 
-/// The deletes of a segment: its file, its documents, the bitmap.
-type SegmentDeletes = (u64, u32, Deletes);
+/// The deletes of a segment.
+type SegmentDeletes = (SegmentFile, Deletes);
 
-fn with_documents(deletes: Vec<(u64, Deletes)>, segments: &BTreeMap<u64, u32>) -> Vec<SegmentDeletes> {
+fn with_files(deletes: Vec<(u64, Deletes)>, segments: &BTreeMap<u64, SegmentFile>) -> Vec<SegmentDeletes> {
     let of = |number: &u64| *segments.get(number).expect("every segment of the index is listed");
-    deletes.into_iter().map(|(number, bitmap)| (number, of(&number), bitmap)).collect()
+    deletes.into_iter().map(|(number, bitmap)| (of(&number), bitmap)).collect()
 }
 
-/// Writes a collection's deletes; `None` when there are none.
+/// Writes a collection's deletes; `None` when there are none. A segment goes by the smallest uid in it, which no other has:
+/// its file has another number on another replica.
 ///
 /// ```text
-/// │ crc32 of the rest: u32 │ segments: varint │ { segment number: varint │ bitmap: slice } … │
+/// │ crc32 of the rest: u32 │ segments: varint │ { smallest uid: varint │ bitmap: slice } … │
 /// ```
 fn write_deletes(
     files: &Attachments,
@@ -219,9 +228,9 @@ fn write_deletes(
     }
     let mut body = Vec::new();
     put_varint(&mut body, deletes.len() as u64);
-    for (segment, documents, bitmap) in deletes {
-        put_varint(&mut body, *segment);
-        put_slice(&mut body, &bitmap.encode(*documents));
+    for (segment, bitmap) in deletes {
+        put_varint(&mut body, segment.first_uid);
+        put_slice(&mut body, &bitmap.encode(segment.documents));
     }
     let mut out = files.create()?;
     let path = file_name(out.number());
@@ -294,15 +303,15 @@ fn open_one(
         None => BTreeMap::new(),
     };
     let mut segments = Vec::new();
-    let mut documents = BTreeMap::new();
-    for (_, number) in numbers {
+    let mut listed = BTreeMap::new();
+    for (first_uid, number) in numbers {
         let name = file_name(number);
         let segment = Segment::open(name.clone(), files.map(number)?)?;
-        let deletes = match bitmaps.get(&number) {
+        let deletes = match bitmaps.get(&first_uid) {
             Some(bytes) => Deletes::decode(&name, bytes, segment.docs())?,
             None => Deletes::new(),
         };
-        documents.insert(number, segment.docs());
+        listed.insert(number, SegmentFile { first_uid, documents: segment.docs() });
         segments.push((number, segment, deletes));
     }
     let stats = state.stats.iter().find(|(id, _)| *id == collection.id);
@@ -316,13 +325,16 @@ fn open_one(
             return Err(Error::corrupt("the database's state", 0, "statistics of a collection are missing"));
         }
     };
-    Ok(LiveIndex { deletes_file, segments: documents, ..LiveIndex::new(index) })
+    Ok(LiveIndex { deletes_file, segments: listed, ..LiveIndex::new(index) })
 }
 
 /// Does one merge of any collection; `false` when none is due.
 pub(crate) fn merge_one(store: &Arc<Store>, stop: &dyn Fn() -> bool) -> Result<bool> {
     let picked = {
         let mut live = store.live.lock();
+        if live.replacing {
+            return Ok(false);
+        }
         live.indexes.iter_mut().find_map(|(id, index)| {
             let job = index.index.pick_merge()?;
             index.merging = true;
@@ -386,7 +398,7 @@ fn install(
     files: &Attachments,
     collection: u32,
     job: &MergeJob,
-    written: Option<(AttachmentMeta, u32)>,
+    written: Option<(AttachmentMeta, SegmentFile)>,
     stop: &dyn Fn() -> bool,
 ) -> Result<bool> {
     let mut live = store.live.lock();
@@ -416,8 +428,8 @@ fn install(
     for input in job.inputs() {
         index.segments.remove(&input);
     }
-    index.segments.extend(written.as_ref().map(|(meta, documents)| (meta.number, *documents)));
-    let durable = with_documents(index.index.durable_deletes(), &index.segments);
+    index.segments.extend(written.as_ref().map(|(meta, file)| (meta.number, *file)));
+    let durable = with_files(index.index.durable_deletes(), &index.segments);
     let deletes = write_deletes(files, collection, &durable).map_err(is_final)?;
     let mut edit = AttachmentEdit { detach: job.inputs(), ..AttachmentEdit::default() };
     edit.detach.extend(index.deletes_file);

@@ -13,9 +13,10 @@ use lumen_engine::log::{Kind, Log};
 use parking_lot::{Condvar, Mutex};
 
 use crate::apply;
+use crate::entry::{self, Entry, Proposal};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::write::{Ack, Prepared};
+use crate::write::Ack;
 
 /// Bytes that may wait in the queue: beyond, a proposal is told to come back.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
@@ -28,14 +29,14 @@ const VOUCH_AFTER: Duration = Duration::from_millis(50);
 
 type Done = Box<dyn FnOnce(Result<Ack>) + Send>;
 
-struct Proposal {
-    prepared: Prepared,
+struct Waiting {
+    proposal: Proposal,
     done: Done,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Proposal>,
+    waiting: Vec<Waiting>,
     bytes: usize,
     /// Somebody is working on a group.
     led: bool,
@@ -69,10 +70,18 @@ pub(crate) struct Journal {
     groups: AtomicU64,
     /// Without a thread of its own, proposers do all the work.
     threaded: bool,
+    /// Milliseconds since 1970.
+    clock: fn() -> u64,
 }
 
 impl Journal {
-    pub(crate) fn new(store: Arc<Store>, log: Arc<Log>, next_seq: u64, threaded: bool) -> Journal {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        log: Arc<Log>,
+        next_seq: u64,
+        threaded: bool,
+        clock: fn() -> u64,
+    ) -> Journal {
         Journal {
             store,
             log,
@@ -82,11 +91,12 @@ impl Journal {
             entries: AtomicU64::new(0),
             groups: AtomicU64::new(0),
             threaded,
+            clock,
         }
     }
 
     /// Queues a write; `done` is called once, by whoever commits its group.
-    pub(crate) fn propose(&self, prepared: Prepared, done: Done) {
+    pub(crate) fn propose(&self, proposal: Proposal, done: Done) {
         let refused = {
             let mut queue = self.queue.lock();
             match &queue.failure {
@@ -96,13 +106,13 @@ impl Journal {
                     Some(Error::Busy { retry_after: Duration::from_secs(1) })
                 }
                 None => {
-                    queue.bytes += prepared.encoded_len();
-                    queue.waiting.push(Proposal { prepared, done });
+                    queue.bytes += proposal.prepared.encoded_len();
+                    queue.waiting.push(Waiting { proposal, done });
                     if queue.led {
                         return;
                     }
                     queue.led = true;
-                    if self.threaded && self.behind() {
+                    if self.threaded && self.store.is_behind() {
                         // Somebody will have to wait for a flush: not the caller.
                         queue.handed = true;
                         self.bell.notify_all();
@@ -140,12 +150,12 @@ impl Journal {
         }
     }
 
-    fn take_group(&self) -> Vec<Proposal> {
+    fn take_group(&self) -> Vec<Waiting> {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         let mut count = 0;
-        for proposal in &queue.waiting {
-            bytes += proposal.prepared.encoded_len();
+        for waiting in &queue.waiting {
+            bytes += waiting.proposal.prepared.encoded_len();
             count += 1;
             if bytes >= GROUP_BYTES_MAX {
                 break;
@@ -158,11 +168,11 @@ impl Journal {
         queue.waiting.drain(..count).collect()
     }
 
-    fn commit(&self, group: Vec<Proposal>) {
-        let (mut prepared, mut dones) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-        for proposal in group {
-            prepared.push(proposal.prepared);
-            dones.push(proposal.done);
+    fn commit(&self, group: Vec<Waiting>) {
+        let (mut proposals, mut dones) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        for waiting in group {
+            proposals.push(waiting.proposal);
+            dones.push(waiting.done);
         }
         match self.admit() {
             Ok(()) => {}
@@ -172,9 +182,9 @@ impl Journal {
                 return;
             }
         }
-        self.entries.fetch_add(prepared.len() as u64, Ordering::Relaxed);
+        self.entries.fetch_add(proposals.len() as u64, Ordering::Relaxed);
         self.groups.fetch_add(1, Ordering::Relaxed);
-        match self.log_and_apply(prepared) {
+        match self.log_and_apply(proposals) {
             Ok((acks, refusal)) => {
                 let refused = dones.split_off(acks.len());
                 dones.into_iter().zip(acks).for_each(|(done, ack)| done(Ok(ack)));
@@ -194,12 +204,14 @@ impl Journal {
     }
 
     /// Answers for all of the group, or for those in front of the one for which the disk had no room.
-    fn log_and_apply(&self, mut group: Vec<Prepared>) -> Result<(Vec<Ack>, Option<Error>)> {
+    fn log_and_apply(&self, mut group: Vec<Proposal>) -> Result<(Vec<Ack>, Option<Error>)> {
+        let time = (self.clock)();
         let first = self.next_seq.load(Ordering::Relaxed);
         let mut end = self.log.durable();
         let mut refusal = None;
-        for (place, prepared) in group.iter().enumerate() {
-            match self.log.append(first + place as u64, Kind::Entry, &[&prepared.payload]) {
+        for (place, proposal) in group.iter().enumerate() {
+            let head = entry::head_of_one(time, proposal);
+            match self.log.append(first + place as u64, Kind::Entry, &[&head, &proposal.prepared.payload]) {
                 Ok(position) => end = position,
                 Err(error) if error.is_disk_full() => {
                     refusal = Some((place, Error::from(error)));
@@ -217,24 +229,18 @@ impl Journal {
             return Ok((Vec::new(), refusal));
         }
         self.log.sync(end)?;
-        let acks = apply::group(&self.store, (first..).zip(group).collect())?;
+        let entries = group.into_iter().map(|proposal| Entry { time, proposals: vec![proposal] }).collect();
+        let acks = apply::entries(&self.store, entries, None)?.into_iter().flatten().collect();
         if !self.threaded {
             while crate::indexing::merge_one(&self.store, &|| false)? {}
         }
         Ok((acks, refusal))
     }
 
-    /// Whether memory is so far over its budget that writers must wait for a flush.
-    fn behind(&self) -> bool {
-        let engine = &self.store.engine;
-        let memory = engine.memory_bytes() + self.store.index_bytes.load(Ordering::Relaxed) as usize;
-        memory >= 3 * engine.memory_budget() && engine.frozen_count() > 0 || engine.is_behind()
-    }
-
     fn admit(&self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         self.store.engine.admit(PATIENCE)?;
-        while self.threaded && self.behind() {
+        while self.threaded && self.store.is_behind() {
             if let Some(error) = self.store.engine.failure() {
                 return Err(error.into());
             }
@@ -254,7 +260,7 @@ impl Journal {
             queue.bytes = 0;
             std::mem::take(&mut queue.waiting)
         };
-        waiting.into_iter().for_each(|proposal| (proposal.done)(Err(error.clone())));
+        waiting.into_iter().for_each(|waiting| (waiting.done)(Err(error.clone())));
     }
 
     /// Why the journal refuses, if it does.

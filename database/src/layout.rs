@@ -4,6 +4,7 @@
 //! key                                          value
 //! │ 1 │ collection name │                      │ id: u32 BE │ mapping as JSON │              catalog
 //! │ 2 │ collection id: u32 BE │ document id │  │ header │ document as JSON │                  documents
+//! │ 3 │ generation: u32 BE │ request key: 16 │ │ digest: u64 │ seq: varint │ outcome │        answered requests
 //!
 //! header:  │ uid: varint │ fields: varint │ field: varint ‖ tokens: varint … │
 //! ```
@@ -11,13 +12,25 @@
 //! The header lets a replacement take the old document out of the index without reading its text again: `uid` finds its
 //! bit, the token counts correct the statistics. A document's version is the sequence number of its record.
 //!
+//! Answers to requests that clients named (Idempotency-Key) are kept for a day at least, by generations of half a day of the
+//! log's time, so that one range delete lets go of a generation.
+//!
 //! Beside the records, the manifest keeps the database's state (see [`State`]): what `apply` counts.
 
-use lumen_engine::coding::{Decoder, put_varint};
+use lumen_engine::coding::{Decoder, put_slice, put_varint};
 use lumen_index::FieldId;
+
+use crate::sessions::Sessions;
+use crate::write::{Ack, Outcome};
 
 const CATALOG: u8 = 1;
 const DOCUMENTS: u8 = 2;
+const REQUESTS: u8 = 3;
+
+/// How long a generation of answered requests is, in milliseconds.
+const GENERATION_MS: u64 = 12 * 3600 * 1000;
+/// Generations that are kept, the present one included: so an answer is kept for 24 to 36 hours.
+pub(crate) const GENERATIONS: u32 = 3;
 
 /// Attachment kind: an index segment. Note: collection id, smallest uid, documents with the deleted ones.
 pub(crate) const SEGMENT: u8 = 1;
@@ -44,6 +57,37 @@ pub(crate) fn document_key(collection: u32, id: &[u8]) -> Vec<u8> {
 /// The document id in a document's key.
 pub(crate) fn document_id(key: &[u8]) -> &[u8] {
     &key[5.min(key.len())..]
+}
+
+/// The generation that a time (milliseconds since 1970) is in.
+pub(crate) fn generation(time: u64) -> u32 {
+    u32::try_from(time / GENERATION_MS).unwrap_or(u32::MAX)
+}
+
+/// The key of an answered request.
+pub(crate) fn request_key(generation: u32, key: &[u8; 16]) -> Vec<u8> {
+    [&[REQUESTS][..], &generation.to_be_bytes(), key].concat()
+}
+
+/// By which two requests under one key are told apart: length and checksum of the write.
+pub(crate) fn digest(payload: &[u8]) -> u64 {
+    (payload.len() as u64) << 32 | u64::from(crc32fast::hash(payload))
+}
+
+/// The record of an answered request.
+pub(crate) fn encode_answer(digest: u64, ack: &Ack) -> Vec<u8> {
+    let mut value = digest.to_le_bytes().to_vec();
+    put_varint(&mut value, ack.seq);
+    value.extend_from_slice(&ack.outcome.encode());
+    value
+}
+
+/// The parts of the record of an answered request.
+pub(crate) fn decode_answer(value: &[u8]) -> Option<(u64, Ack)> {
+    let mut decoder = Decoder::new(value);
+    let (digest, seq) = (decoder.u64()?, decoder.varint()?);
+    let outcome = Outcome::decode(&value[decoder.position()..])?;
+    Some((digest, Ack { seq, outcome }))
 }
 
 /// A catalog record.
@@ -95,7 +139,7 @@ pub(crate) fn decode_document(value: &[u8]) -> Option<(Header, &[u8])> {
 ///
 /// ```text
 /// │ 1: u8 │ store id: 16 │ next uid: varint │ next collection id: varint │ journal segment: varint │ offset: varint │
-/// │ collections: varint │ { id: varint │ stats: slice } … │
+/// │ time: varint │ generation: varint │ position: slice │ sessions: slice │ collections: varint │ { id: varint │ stats: slice } … │
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -104,6 +148,14 @@ pub(crate) struct State {
     pub next_collection: u32,
     /// Where the journal was known to be durable: segment and offset.
     pub journal: (u64, u64),
+    /// The latest time of an entry, in milliseconds since 1970.
+    pub time: u64,
+    /// The generation of answered requests that was written to last.
+    pub generation: u32,
+    /// Where a replicated log is: whoever keeps it knows what this means.
+    pub position: Vec<u8>,
+    /// Answers that nodes may ask for again.
+    pub sessions: Sessions,
     /// Index statistics by collection id, encoded by the index.
     pub stats: Vec<(u32, Vec<u8>)>,
 }
@@ -115,10 +167,14 @@ impl State {
         for number in [self.next_uid, u64::from(self.next_collection), self.journal.0, self.journal.1] {
             put_varint(&mut out, number);
         }
+        put_varint(&mut out, self.time);
+        put_varint(&mut out, u64::from(self.generation));
+        put_slice(&mut out, &self.position);
+        put_slice(&mut out, &self.sessions.encode());
         put_varint(&mut out, self.stats.len() as u64);
         for (id, stats) in &self.stats {
             put_varint(&mut out, u64::from(*id));
-            lumen_engine::coding::put_slice(&mut out, stats);
+            put_slice(&mut out, stats);
         }
         out
     }
@@ -132,13 +188,18 @@ impl State {
         let next_uid = decoder.varint()?;
         let next_collection = decoder.varint()?.try_into().ok()?;
         let journal = (decoder.varint()?, decoder.varint()?);
+        let (time, generation) = (decoder.varint()?, decoder.varint()?.try_into().ok()?);
+        let position = decoder.slice()?.to_vec();
+        let sessions = Sessions::decode(decoder.slice()?)?;
         let count = decoder.length()?;
         let mut stats = Vec::with_capacity(count.min(decoder.remaining()));
         for _ in 0..count {
             let id = decoder.varint()?.try_into().ok()?;
             stats.push((id, decoder.slice()?.to_vec()));
         }
-        decoder.is_empty().then_some(State { store, next_uid, next_collection, journal, stats })
+        let state =
+            State { store, next_uid, next_collection, journal, time, generation, position, sessions, stats };
+        decoder.is_empty().then_some(state)
     }
 }
 
@@ -175,6 +236,10 @@ mod tests {
             next_uid: 5,
             next_collection: 2,
             journal: (3, 4096),
+            time: 1_700_000_000_000,
+            generation: 39_351,
+            position: vec![9; 20],
+            sessions: Sessions::default(),
             stats: vec![(1, vec![1, 2, 3])],
         };
         let bytes = state.encode();

@@ -27,14 +27,15 @@
 //!
 //! # The map, in reading order
 //!
-//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check it, `journal` makes it durable in groups, `apply` turns it
-//! into engine records (drawn in `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it,
+//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check it, [`entry`] is how a log carries it, `journal` makes it
+//! durable in groups, `sessions` knows which requests were answered before, `apply` turns it into engine records (drawn in `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it,
 //! `indexing` keeps the indexes on disk in step with the tables. [`check`](mod@check) and [`inspect`](mod@inspect) look at
 //! files.
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod database;
+pub mod entry;
 pub mod error;
 pub mod inspect;
 pub mod journal;
@@ -47,12 +48,14 @@ mod catalog;
 mod fields;
 mod indexing;
 mod layout;
+mod sessions;
 mod store;
 
 pub use lumen_engine::stats::Stats as EngineStats;
 pub use lumen_index::Analyzer;
 
 pub use crate::database::{CollectionStats, Database, Options, Stats};
+pub use crate::entry::{NodeRequest, Proposal, Request};
 pub use crate::error::{Error, Rejection};
 pub use crate::journal::JournalStats;
 pub use crate::mapping::{FieldMapping, FieldType, Mapping};

@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use lumen_engine::Snapshot as EngineSnapshot;
 use lumen_engine::key::prefix_end;
@@ -71,6 +72,17 @@ pub struct Hit {
 impl Snapshot {
     /// What is published now. The engine's view is taken before the moment is read, as `Engine::snapshot_at` asks.
     pub(crate) fn new(store: &Store) -> Snapshot {
+        loop {
+            let epoch = store.epoch.load(Ordering::SeqCst);
+            let snapshot = Snapshot::take(store);
+            if epoch.is_multiple_of(2) && store.epoch.load(Ordering::SeqCst) == epoch {
+                return snapshot;
+            }
+            std::thread::yield_now(); // one manifest edit long
+        }
+    }
+
+    fn take(store: &Store) -> Snapshot {
         let mut moment = None;
         let engine = store.engine.snapshot_at(|| {
             let now = store.moment.load_full();

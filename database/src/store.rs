@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use lumen_engine::Engine;
@@ -13,6 +13,7 @@ use lumen_index::{Index, View};
 use parking_lot::{Condvar, Mutex};
 
 use crate::catalog::Catalog;
+use crate::sessions::Sessions;
 
 /// Everything readers see, as of one sequence number.
 pub(crate) struct Moment {
@@ -20,6 +21,15 @@ pub(crate) struct Moment {
     pub catalog: Arc<Catalog>,
     /// Index views by collection id.
     pub views: BTreeMap<u32, Arc<View>>,
+}
+
+/// What is known of a segment's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentFile {
+    /// The smallest uid in it.
+    pub first_uid: u64,
+    /// Its documents, the deleted ones among them.
+    pub documents: u32,
 }
 
 /// The index of one collection with what the manifest knows of it.
@@ -31,8 +41,8 @@ pub(crate) struct LiveIndex {
     pub flushing: bool,
     /// The attachment that holds the durable deletes.
     pub deletes_file: Option<u64>,
-    /// Documents of each segment file, the deleted ones among them.
-    pub segments: BTreeMap<u64, u32>,
+    /// The segments, by the numbers of their files.
+    pub segments: BTreeMap<u64, SegmentFile>,
     /// A merge is under way.
     pub merging: bool,
     /// Merges done since the opening.
@@ -55,6 +65,7 @@ impl LiveIndex {
 }
 
 /// What only the applying thread changes.
+#[derive(Default)]
 pub(crate) struct Live {
     pub catalog: Arc<Catalog>,
     pub indexes: BTreeMap<u32, LiveIndex>,
@@ -62,7 +73,18 @@ pub(crate) struct Live {
     pub next_collection: u32,
     /// Attachments of dropped collections, to be detached with the next flush.
     pub dropped_files: Vec<u64>,
+    /// Everything is about to be replaced: nothing is frozen or merged any more.
+    pub replacing: bool,
+    /// The sequence number of the last write that was applied.
     pub applied: u64,
+    /// The latest time of an entry, in milliseconds since 1970: the log's own clock, the same on every replica.
+    pub time: u64,
+    /// The generation of answered requests that was written to last.
+    pub generation: u32,
+    /// Where a replicated log is after what was applied; empty without one.
+    pub position: Vec<u8>,
+    /// Answers that nodes may ask for again.
+    pub sessions: Sessions,
 }
 
 /// The store.
@@ -71,6 +93,8 @@ pub(crate) struct Store {
     pub id: [u8; 16],
     pub live: Mutex<Live>,
     pub moment: ArcSwap<Moment>,
+    /// Odd while everything is being replaced: engine and moment do not belong together then.
+    pub epoch: AtomicU64,
     /// Rung when a flush was installed, when there may be something to merge, and at the close.
     pub bell: Condvar,
     /// Bytes of all mutable indexes at the last publication.
@@ -80,6 +104,12 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// Whether memory is so far over its budget that writers must wait for a flush.
+    pub(crate) fn is_behind(&self) -> bool {
+        let memory = self.engine.memory_bytes() + self.index_bytes.load(Ordering::Relaxed) as usize;
+        memory >= 3 * self.engine.memory_budget() && self.engine.frozen_count() > 0 || self.engine.is_behind()
+    }
+
     /// Publishes what was applied up to `seq`: get and search see it together.
     pub(crate) fn publish(&self, live: &mut Live, seq: u64) {
         let before = self.moment.load();
@@ -95,7 +125,7 @@ impl Store {
             views.insert(*id, view);
         }
         live.applied = seq;
-        self.index_bytes.store(bytes as u64, std::sync::atomic::Ordering::Relaxed);
+        self.index_bytes.store(bytes as u64, Ordering::Relaxed);
         self.moment.store(Arc::new(Moment { seq, catalog: live.catalog.clone(), views }));
         self.engine.publish(seq);
     }

@@ -8,6 +8,10 @@
 //!         │ 4 │ collection │ id │ condition │                           delete
 //!         │ 9 │ count: varint │ { slice holding a write } … │            batch; not inside a batch
 //! condition:  │ 0 │ always   │ 1 │ absent   │ 2 │ version: varint │   │ 3 │ present  │
+//!
+//! outcome: │ 1 │ mapping: slice │ created    │ 2 │ mapping: slice │ exists    │ 3 │ dropped   │ 4 │ created   │ 5 │ updated
+//!          │ 6 │ existed: u8 │ deleted       │ 7 │ count: varint │ { slice holding an outcome } … │ of a batch
+//!          │ 8 │ rejection: u8 │ what it holds: slices, varints behind a u8 that says whether they are there │
 //! ```
 
 use std::sync::Arc;
@@ -16,6 +20,7 @@ use lumen_engine::coding::{Decoder, put_slice, put_varint};
 use lumen_index::Analyzed;
 
 use crate::catalog::{Catalog, check_id, check_name};
+use crate::entry::Entry;
 use crate::error::Rejection;
 use crate::fields;
 use crate::mapping::Mapping;
@@ -107,6 +112,155 @@ pub enum Outcome {
     Rejected(Rejection),
 }
 
+impl Outcome {
+    /// Encodes it: answers travel between nodes, and are kept for those who ask again.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.put(&mut out);
+        out
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Outcome::CollectionCreated { mapping } => {
+                out.push(1);
+                put_slice(out, mapping.to_json().as_bytes());
+            }
+            Outcome::CollectionExists { mapping } => {
+                out.push(2);
+                put_slice(out, mapping.to_json().as_bytes());
+            }
+            Outcome::CollectionDropped => out.push(3),
+            Outcome::Created => out.push(4),
+            Outcome::Updated => out.push(5),
+            Outcome::Deleted { existed } => out.extend([6, u8::from(*existed)]),
+            Outcome::Batch(outcomes) => {
+                out.push(7);
+                put_varint(out, outcomes.len() as u64);
+                for outcome in outcomes {
+                    put_slice(out, &outcome.encode());
+                }
+            }
+            Outcome::Rejected(rejection) => {
+                out.push(8);
+                put_rejection(out, rejection);
+            }
+        }
+    }
+
+    /// Reads what [`Outcome::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Option<Outcome> {
+        let mut decoder = Decoder::new(bytes);
+        let outcome = match decoder.u8()? {
+            7 => {
+                let count = decoder.length()?;
+                let mut outcomes = Vec::with_capacity(count.min(decoder.remaining() / 2));
+                for _ in 0..count {
+                    // A batch holds no batches: so deep and no deeper.
+                    outcomes.push(read_outcome(&mut Decoder::new(decoder.slice()?))?);
+                }
+                Outcome::Batch(outcomes)
+            }
+            _ => return read_outcome(&mut Decoder::new(bytes)),
+        };
+        decoder.is_empty().then_some(outcome)
+    }
+}
+
+/// An outcome that is no batch.
+fn read_outcome(decoder: &mut Decoder<'_>) -> Option<Outcome> {
+    let outcome = match decoder.u8()? {
+        1 => Outcome::CollectionCreated { mapping: Mapping::from_json(decoder.slice()?).ok()? },
+        2 => Outcome::CollectionExists { mapping: Mapping::from_json(decoder.slice()?).ok()? },
+        3 => Outcome::CollectionDropped,
+        4 => Outcome::Created,
+        5 => Outcome::Updated,
+        6 => Outcome::Deleted { existed: flag(decoder)? },
+        8 => Outcome::Rejected(read_rejection(decoder)?),
+        _ => return None,
+    };
+    decoder.is_empty().then_some(outcome)
+}
+
+fn flag(decoder: &mut Decoder<'_>) -> Option<bool> {
+    match decoder.u8()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+fn text(decoder: &mut Decoder<'_>) -> Option<String> {
+    Some(std::str::from_utf8(decoder.slice()?).ok()?.to_owned())
+}
+
+fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
+    fn put_field(out: &mut Vec<u8>, field: Option<&str>) {
+        out.push(u8::from(field.is_some()));
+        field.into_iter().for_each(|field| put_slice(out, field.as_bytes()));
+    }
+    match rejection {
+        Rejection::CollectionNotFound { name } => {
+            out.push(1);
+            put_slice(out, name.as_bytes());
+        }
+        Rejection::SchemaConflict { name, reason } => {
+            out.push(2);
+            put_slice(out, name.as_bytes());
+            put_slice(out, reason.as_bytes());
+        }
+        Rejection::Mapping { reason, field } => {
+            out.push(3);
+            put_slice(out, reason.as_bytes());
+            put_field(out, field.as_deref());
+        }
+        Rejection::Validation { reason, field } => {
+            out.push(4);
+            put_slice(out, reason.as_bytes());
+            put_field(out, field.as_deref());
+        }
+        Rejection::VersionConflict { id, current } => {
+            out.push(5);
+            put_slice(out, id.as_bytes());
+            out.push(u8::from(current.is_some()));
+            current.iter().for_each(|version| put_varint(out, *version));
+        }
+        Rejection::InvalidName { reason } => {
+            out.push(6);
+            put_slice(out, reason.as_bytes());
+        }
+        Rejection::TooLarge { what, limit, size } => {
+            out.push(7);
+            put_slice(out, what.as_bytes());
+            put_varint(out, *limit);
+            put_varint(out, *size);
+        }
+        Rejection::KeyReused => out.push(8),
+        Rejection::Past => out.push(9),
+    }
+}
+
+fn read_rejection(decoder: &mut Decoder<'_>) -> Option<Rejection> {
+    fn field(decoder: &mut Decoder<'_>) -> Option<Option<String>> {
+        Some(if flag(decoder)? { Some(text(decoder)?) } else { None })
+    }
+    Some(match decoder.u8()? {
+        1 => Rejection::CollectionNotFound { name: text(decoder)? },
+        2 => Rejection::SchemaConflict { name: text(decoder)?, reason: text(decoder)? },
+        3 => Rejection::Mapping { reason: text(decoder)?, field: field(decoder)? },
+        4 => Rejection::Validation { reason: text(decoder)?, field: field(decoder)? },
+        5 => Rejection::VersionConflict {
+            id: text(decoder)?,
+            current: if flag(decoder)? { Some(decoder.varint()?) } else { None },
+        },
+        6 => Rejection::InvalidName { reason: text(decoder)? },
+        7 => Rejection::TooLarge { what: text(decoder)?, limit: decoder.varint()?, size: decoder.varint()? },
+        8 => Rejection::KeyReused,
+        9 => Rejection::Past,
+        _ => return None,
+    })
+}
+
 /// An acknowledgement: durable and searchable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
@@ -154,6 +308,11 @@ impl Prepared {
             encode(&parts[0].write, &mut payload);
         }
         Prepared { payload, parts, batch }
+    }
+
+    /// The write as a log entry carries it (see [`entry`](crate::entry)).
+    pub fn into_payload(self) -> Vec<u8> {
+        self.payload
     }
 
     /// Bytes of the log entry.
@@ -224,7 +383,7 @@ impl Part {
                 check_id(id)?;
                 if source.len() > DOCUMENT_BYTES_MAX {
                     let (limit, size) = (DOCUMENT_BYTES_MAX as u64, source.len() as u64);
-                    return Err(Rejection::TooLarge { what: "the document", limit, size });
+                    return Err(Rejection::TooLarge { what: "the document".into(), limit, size });
                 }
                 Ok(Some((collection.id, Arc::new(fields::analyse(&collection.schema, source)?))))
             }
@@ -280,7 +439,6 @@ fn encode(write: &Write, out: &mut Vec<u8>) {
 fn decode(bytes: &[u8]) -> Option<Write> {
     let mut decoder = Decoder::new(bytes);
     let kind = decoder.u8()?;
-    let text = |decoder: &mut Decoder<'_>| Some(std::str::from_utf8(decoder.slice()?).ok()?.to_owned());
     let condition = |decoder: &mut Decoder<'_>| {
         Some(match decoder.u8()? {
             0 => Condition::Always,
@@ -314,17 +472,18 @@ fn decode(bytes: &[u8]) -> Option<Write> {
 
 /// A log entry in words, for people.
 pub(crate) fn describe(payload: &[u8]) -> String {
-    let Some(prepared) = Prepared::decode(&Catalog::default(), payload) else {
+    let Some(entry) = Entry::decode(&Catalog::default(), payload) else {
         return "malformed entry".into();
     };
-    let shown = prepared.parts.iter().take(3).map(|part| match &part.write {
+    let parts: Vec<Part> = entry.proposals.into_iter().flat_map(|one| one.prepared.parts).collect();
+    let shown = parts.iter().take(3).map(|part| match &part.write {
         Write::CreateCollection { name, .. } => format!("create {name}"),
         Write::DropCollection { name } => format!("drop {name}"),
         Write::Put { collection, id, source, .. } => format!("put {collection}/{id} {} bytes", source.len()),
         Write::Delete { collection, id, .. } => format!("delete {collection}/{id}"),
         Write::Batch(_) => "batch".into(),
     });
-    let more = prepared.parts.len().saturating_sub(3);
+    let more = parts.len().saturating_sub(3);
     let tail = if more > 0 { format!("; {more} more") } else { String::new() };
     format!("{}{tail}", shown.collect::<Vec<_>>().join("; "))
 }
@@ -332,6 +491,41 @@ pub(crate) fn describe(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outcomes_come_back_and_cut_ones_do_not() {
+        let (field, reason) = (Some("f".to_string()), "r".to_string());
+        let name = "c".to_string();
+        let rejections = [
+            Rejection::CollectionNotFound { name: name.clone() },
+            Rejection::SchemaConflict { name, reason: reason.clone() },
+            Rejection::Mapping { reason: reason.clone(), field: None },
+            Rejection::Validation { reason: reason.clone(), field },
+            Rejection::VersionConflict { id: "i".into(), current: Some(700) },
+            Rejection::VersionConflict { id: "i".into(), current: None },
+            Rejection::InvalidName { reason },
+            Rejection::TooLarge { what: "it".into(), limit: 3, size: 400 },
+            Rejection::KeyReused,
+            Rejection::Past,
+        ];
+        let mut outcomes = vec![
+            Outcome::CollectionCreated { mapping: Mapping::default() },
+            Outcome::CollectionExists { mapping: Mapping::default() },
+            Outcome::CollectionDropped,
+            Outcome::Created,
+            Outcome::Updated,
+            Outcome::Deleted { existed: true },
+        ];
+        outcomes.extend(rejections.map(Outcome::Rejected));
+        outcomes.push(Outcome::Batch(outcomes.clone()));
+        for outcome in outcomes {
+            let bytes = outcome.encode();
+            assert_eq!(Outcome::decode(&bytes), Some(outcome));
+            (0..bytes.len()).for_each(|len| assert_eq!(Outcome::decode(&bytes[..len]), None));
+        }
+        let nested = Outcome::Batch(vec![Outcome::Batch(Vec::new())]);
+        assert_eq!(Outcome::decode(&nested.encode()), None, "no recursion on input");
+    }
 
     #[test]
     fn entries_come_back_and_cut_ones_do_not() {

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::checkpoint;
 use crate::commit::{Commit, Durability};
 use crate::error::{Error, Result};
-use crate::file_set::{self, FileSet, SetFile};
+use crate::file_set::{self, FileSet, ReadyFileSet, SetFile};
 use crate::ingest::Ingestion;
 use crate::key::{Entry, Seq};
 use crate::log::{Log, Recovery};
@@ -332,9 +332,20 @@ impl Engine {
     ///
     /// Only for a store under an outer log, whose owner applies nothing meanwhile, and afterwards what follows the answer.
     pub fn install(&self, manifest: &[u8], staged: impl AsRef<Path>) -> Result<Seq> {
+        self.install_ready(self.prepare_install(manifest, staged)?)
+    }
+
+    /// The first half of [`Engine::install`], which takes its time: the store goes on meanwhile.
+    pub fn prepare_install(&self, manifest: &[u8], staged: impl AsRef<Path>) -> Result<ReadyFileSet> {
         assert!(self.background.log.is_none(), "a store with a log of its own cannot be replaced under it");
         self.shared.check()?;
-        file_set::install(&self.shared, manifest, staged.as_ref())
+        file_set::prepare(&self.shared, manifest, staged.as_ref())
+    }
+
+    /// The second half of [`Engine::install`]: one manifest edit.
+    pub fn install_ready(&self, ready: ReadyFileSet) -> Result<Seq> {
+        self.shared.check()?;
+        file_set::install(&self.shared, ready)
     }
 
     /// Begins to take in rows that are sorted already.

@@ -76,6 +76,11 @@ fn decode(manifest: &[u8]) -> Result<Edit> {
     Edit::decode(manifest).ok_or_else(|| Error::corrupt("the manifest of a file set", 0, "malformed edit"))
 }
 
+/// The state of the owner of attachments in a set, by its manifest; empty if it has none.
+pub fn state_of(manifest: &[u8]) -> Result<Vec<u8>> {
+    Ok(decode(manifest)?.attachments.state.unwrap_or_default())
+}
+
 fn same_table(a: &TableMeta, b: &TableMeta) -> bool {
     (a.stated.uid, a.len) == (b.stated.uid, b.len)
 }
@@ -131,8 +136,32 @@ pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result
     Ok(missing)
 }
 
-/// Replaces everything by the set.
-pub(crate) fn install(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<Seq> {
+/// A set whose files are here and checked, so that one manifest edit is left to do. Files of one that is dropped stay until
+/// the next opening.
+pub struct ReadyFileSet {
+    edit: Edit,
+    seq: Seq,
+}
+
+impl ReadyFileSet {
+    /// Everything up to here is in it.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// The state of the owner of attachments that comes with the set; empty if there is none.
+    pub fn state(&self) -> &[u8] {
+        self.edit.attachments.state.as_deref().unwrap_or_default()
+    }
+
+    /// Has another state installed in its place: what is this store's own in it stays.
+    pub fn set_state(&mut self, state: Vec<u8>) {
+        self.edit.attachments.state = Some(state);
+    }
+}
+
+/// Brings the files of a set here under new names, and checks them.
+pub(crate) fn prepare(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<ReadyFileSet> {
     let vfs = &*shared.options.vfs;
     let mut edit = decode(manifest)?;
     edit.progress.clear();
@@ -173,8 +202,13 @@ pub(crate) fn install(shared: &Shared, manifest: &[u8], staged: &Path) -> Result
     }
     check(shared, &edit)?;
     (edit.next_file, edit.log) = (None, None);
-    shared.commit_with(edit, How::Install)?;
-    Ok(seq)
+    Ok(ReadyFileSet { edit, seq })
+}
+
+/// Replaces everything by the set.
+pub(crate) fn install(shared: &Shared, ready: ReadyFileSet) -> Result<Seq> {
+    shared.commit_with(ready.edit, How::Install)?;
+    Ok(ready.seq)
 }
 
 /// Reads all that was brought: a file that was damaged on the way is found before anything is replaced.

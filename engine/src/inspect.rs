@@ -34,7 +34,7 @@ pub fn log_segment(
         Kind::Edit | Kind::Snapshot => {
             Edit::decode(payload).map_or("malformed edit".into(), |edit| edit_text(&edit))
         }
-        Kind::Entry => entry(payload),
+        Kind::Entry | Kind::Raft => entry(payload),
         Kind::Seal | Kind::Vouch => String::new(),
     })
 }

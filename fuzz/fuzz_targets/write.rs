@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use lumen::{Condition, Database, Mapping, SearchRequest, Snapshot, Write};
+use lumen::{Condition, Database, Mapping, Request, SearchRequest, Snapshot, Write};
 use lumen_engine::log::{Kind, Log, LogOptions};
 use lumen_engine::vfs::memory::Memory;
 
@@ -63,12 +63,13 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let (log, recovery) =
             Log::open(Arc::new(vfs.clone()), options, None, 1, &mut |_, _, _| Ok(())).expect("undamaged");
-        // Entries are lines behind each other: a length byte, then so many bytes.
+        // Writes are behind each other, each an entry: a length byte, then so many bytes.
         let (mut rest, mut seq) = (bytes, recovery.last_seq.expect("entries"));
         while let Some((&len, after)) = rest.split_first() {
             let (entry, after) = after.split_at(usize::from(len).min(after.len()));
             seq += 1;
-            log.append(seq, Kind::Entry, &[entry]).expect("appended");
+            let entry = lumen::entry::encode(seq, &[(Request::None, entry)]);
+            log.append(seq, Kind::Entry, &[&entry]).expect("appended");
             rest = after;
         }
         log.sync(log.end()).expect("synced");

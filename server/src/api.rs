@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lumen::{
-    Ack, Condition, Database, Document, Error, Mapping, Outcome, Prepared, SearchRequest, SearchResults,
-    Write,
+    Ack, Condition, Database, Document, Error, Mapping, Outcome, Prepared, Request, SearchRequest,
+    SearchResults, Write,
 };
 use tokio::sync::oneshot;
 
@@ -37,7 +37,7 @@ impl PutResult {
 /// `propose` may sync and apply on this very thread: that is what keeps a lone small write free of thread hops.
 pub(crate) async fn propose(db: &Database, prepared: Prepared) -> Result<Ack, Failure> {
     let (sender, receiver) = oneshot::channel();
-    db.propose(prepared, move |result| {
+    db.propose(Request::None, prepared, move |result| {
         // The caller may have gone away; the write is done all the same.
         let _ = sender.send(result);
     });

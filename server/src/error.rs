@@ -56,6 +56,8 @@ pub(crate) enum Kind {
     PreconditionFailed,
     /// A body, a document or a line over its limit.
     TooLarge,
+    /// The request's name stands for another request.
+    IdempotencyMismatch,
     /// The request's headers are over their limit.
     HeadersTooLarge,
     /// The request's path and query are over their limit.
@@ -97,6 +99,7 @@ impl Kind {
             Kind::BadRequest => (400, "bad_request", 1),
             Kind::PreconditionFailed => (412, "precondition_failed", 4),
             Kind::TooLarge => (413, "too_large", 1),
+            Kind::IdempotencyMismatch => (422, "idempotency_mismatch", 1),
             Kind::HeadersTooLarge => (431, "headers_too_large", 1),
             Kind::UriTooLong => (414, "uri_too_long", 1),
             Kind::UnsupportedEncoding => (415, "unsupported_encoding", 1),
@@ -148,6 +151,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::BadRequest,
     Kind::PreconditionFailed,
     Kind::TooLarge,
+    Kind::IdempotencyMismatch,
     Kind::HeadersTooLarge,
     Kind::UriTooLong,
     Kind::UnsupportedEncoding,
@@ -241,6 +245,8 @@ impl From<Rejection> for Failure {
             Rejection::VersionConflict { .. } => Kind::PreconditionFailed,
             Rejection::InvalidName { .. } => Kind::InvalidName,
             Rejection::TooLarge { .. } => Kind::TooLarge,
+            Rejection::KeyReused => Kind::IdempotencyMismatch,
+            Rejection::Past => Kind::Unavailable,
         };
         let mut failure = Failure::new(kind, rejection.to_string());
         if let Some(field) = rejection.field() {
@@ -288,7 +294,7 @@ impl From<Error> for Failure {
             }
             Error::Cancelled => Failure::new(Kind::Timeout, "the request was given up before it was done"),
             Error::Closed => Failure::new(Kind::Unavailable, "the server is shutting down"),
-            Error::InUse { .. } => Failure::new(Kind::Unavailable, message),
+            Error::InUse { .. } | Error::Replica => Failure::new(Kind::Unavailable, message),
             Error::Io { .. } => Failure::new(Kind::Internal, message),
         }
     }

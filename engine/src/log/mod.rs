@@ -26,10 +26,12 @@
 //! 2. All records of a segment are durable before the next segment is made, and the next header says where they end.
 //! 3. `synced` in any valid record proves the bytes before it durable: invalid bytes there are damage, not a torn tail.
 
+mod cursor;
 mod reader;
 mod segment;
 mod writer;
 
+pub use cursor::{Cursor, LogRecord};
 pub use reader::{Recovery, TornTail, Visit, dump};
 pub use segment::{HEADER_BYTES, Kind, MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
 pub(crate) use writer::sync_failed;

@@ -20,6 +20,8 @@ pub enum Kind {
     Batch = 1,
     /// An entry of a database's journal.
     Entry = 2,
+    /// A record of a replicated log.
+    Raft = 3,
     /// Written at an orderly close: nothing follows.
     Seal = 7,
     /// Carries nothing but `synced`: vouches for the records before it.
@@ -36,6 +38,7 @@ impl Kind {
         Some(match value {
             1 => Kind::Batch,
             2 => Kind::Entry,
+            3 => Kind::Raft,
             7 => Kind::Seal,
             8 => Kind::Vouch,
             16 => Kind::Edit,

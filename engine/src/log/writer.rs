@@ -445,6 +445,23 @@ impl Log {
         state.end > enough && !state.spares.iter().any(|(_, len)| *len >= next)
     }
 
+    /// Number and first seq of every segment, ascending.
+    pub(super) fn segments(&self) -> Vec<(u64, u64)> {
+        self.state.lock().segments.clone()
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.options.dir
+    }
+
+    pub(super) fn extension(&self) -> &'static str {
+        self.options.extension
+    }
+
+    pub(super) fn vfs(&self) -> &dyn Vfs {
+        &*self.vfs
+    }
+
     /// Bytes of a segment.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.options.segment_bytes

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lumen::{Ack, Condition, Error, Outcome, Prepared};
+use lumen::{Ack, Condition, Error, Outcome, Prepared, Request};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
@@ -95,7 +95,7 @@ pub(crate) async fn run(
         let (sender, mut receiver) = oneshot::channel::<Result<Ack, Error>>();
         let db = job.node.db.clone();
         let proposed = blocking(move || {
-            db.propose(Prepared::batch(parts), move |result| {
+            db.propose(Request::None, Prepared::batch(parts), move |result| {
                 let _ = sender.send(result);
             });
             Ok(())
