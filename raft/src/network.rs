@@ -1,0 +1,225 @@
+//! Raft's calls to other nodes, over whatever carries bytes: tonic in the program, a simulated network in tests.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, alias};
+
+use crate::message;
+use crate::snapshot::SnapshotData;
+use crate::types::{Member, TypeConfig, Vote};
+
+/// Which of the connections to a node: a long transfer on one delays nothing on another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Votes, heartbeats, forwarded requests.
+    Control,
+    /// Entries.
+    Entries,
+    /// Snapshots.
+    Snapshots,
+}
+
+/// Why a node gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransportError {
+    /// It could not be reached: it is tried again after a while.
+    Unreachable(String),
+    /// It was reached, and what came back makes no sense; or it refuses to talk.
+    Refused(String),
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TransportError::Unreachable(reason) => write!(f, "cannot be reached: {reason}"),
+            TransportError::Refused(reason) => write!(f, "refused: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for TransportError {}
+
+/// Answers to a stream of requests, in their order.
+pub type Answers = BoxStream<'static, Result<Bytes, TransportError>>;
+
+/// Carries requests to other nodes. Every one is bounded in time by its implementation.
+pub trait Transport: Send + Sync + 'static {
+    /// One request, one answer.
+    fn call(
+        &self,
+        to: u64,
+        member: &Member,
+        lane: Lane,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Requests without waiting for the answers in between.
+    fn stream(
+        &self,
+        to: u64,
+        member: &Member,
+        requests: BoxStream<'static, Bytes>,
+    ) -> BoxFuture<'static, Result<Answers, TransportError>>;
+}
+
+/// Makes the connections that openraft asks for.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub transport: Arc<dyn Transport>,
+    pub group: u32,
+}
+
+/// One connection.
+pub(crate) struct Peer {
+    network: Network,
+    to: u64,
+    member: Member,
+    lane: Lane,
+}
+
+impl Network {
+    fn peer(&self, to: u64, member: &Member, lane: Lane) -> Peer {
+        Peer { network: self.clone(), to, member: member.clone(), lane }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, to: u64, member: &Member) -> Peer {
+        self.peer(to, member, Lane::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, to: u64, member: &Member) -> Peer {
+        self.peer(to, member, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, to: u64, member: &Member) -> Peer {
+        self.peer(to, member, Lane::Snapshots)
+    }
+}
+
+fn rpc_error(error: TransportError) -> RPCError<TypeConfig> {
+    match error {
+        TransportError::Unreachable(reason) => RPCError::Unreachable(Unreachable::from_string(reason)),
+        TransportError::Refused(reason) => RPCError::Network(NetworkError::from_string(reason)),
+    }
+}
+
+fn malformed() -> RPCError<TypeConfig> {
+    rpc_error(TransportError::Refused("a malformed answer".into()))
+}
+
+impl Peer {
+    pub(crate) fn group(&self) -> u32 {
+        self.network.group
+    }
+
+    pub(crate) async fn call<T>(
+        &self,
+        request: Bytes,
+        option: &RPCOption,
+        read: impl FnOnce(&Bytes) -> Option<T>,
+    ) -> Result<T, RPCError<TypeConfig>> {
+        let call = self.network.transport.call(self.to, &self.member, self.lane, request);
+        let answer = tokio::time::timeout(option.soft_ttl(), call).await;
+        let late = |_| TransportError::Unreachable(format!("no answer within {:?}", option.soft_ttl()));
+        let answer = answer.map_err(late).and_then(|answer| answer).map_err(rpc_error)?;
+        read(&answer).ok_or_else(malformed)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let result =
+            self.call(message::append(self.network.group, &request), &option, message::read_appended);
+        Ok(match result.await? {
+            Ok(flushed) => AppendEntriesResponse::PartialSuccess(flushed),
+            other => AppendEntriesResponse::from(other),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let group = self.network.group;
+        let requests = input.map(move |request| message::append(group, &request)).boxed();
+        let opened = self.network.transport.stream(self.to, &self.member, requests);
+        Box::pin(async move {
+            let late = |_| TransportError::Unreachable(format!("no stream within {:?}", option.soft_ttl()));
+            let opened = tokio::time::timeout(option.soft_ttl(), opened).await;
+            let answers = opened.map_err(late).and_then(|opened| opened).map_err(rpc_error)?;
+            let read = |answer: Result<Bytes, TransportError>| {
+                message::read_appended(&answer.map_err(rpc_error)?).ok_or_else(malformed)
+            };
+            Ok(answers.map(read).boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(message::vote(self.network.group, &request, false), &option, message::read_voted).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(message::vote(self.network.group, &request, true), &option, message::read_voted).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.call(message::transfer(self.network.group, &request), &option, message::read_transferred).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: alias::SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = crate::transfer::send(self, vote, snapshot, &option);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => sent,
+        }
+    }
+}

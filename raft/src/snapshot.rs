@@ -1,0 +1,88 @@
+//! A snapshot: the immutable files of the database, held where they are, or staged where they are to be installed.
+//!
+//! Nothing is copied to make one. Who sends one holds a set of files and reads from them; who receives one puts the files
+//! that it lacks into a folder, has them checked, and then replaces everything by one manifest edit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lumen_engine::vfs::Vfs;
+
+use lumen::Database;
+use lumen_engine::file_set::FileSet;
+
+use crate::error::Result;
+use crate::state_machine::Place;
+use crate::transfer::Staging;
+
+/// Where a database is.
+#[derive(Clone)]
+pub(crate) struct Home {
+    pub vfs: Arc<dyn Vfs>,
+    pub dir: PathBuf,
+}
+
+/// What openraft hands from one end to the other.
+pub(crate) enum SnapshotData {
+    /// Held here, to be sent.
+    Held(Arc<HeldSet>),
+    /// Received: the manifest as the sender gave it, and where the files are that were missing.
+    Staged { manifest: Vec<u8>, staging: Staging },
+}
+
+/// The files of a moment, held.
+pub(crate) struct HeldSet {
+    set: FileSet,
+    /// What the receiver has to know.
+    pub manifest: Vec<u8>,
+}
+
+impl HeldSet {
+    /// Fills `buffer` from `offset` of one of them.
+    pub(crate) fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        Ok(self.set.read(name, offset, buffer)?)
+    }
+}
+
+impl SnapshotData {
+    /// What is durable now.
+    pub(crate) fn pin(db: &Database) -> Result<SnapshotData> {
+        let set = db.file_set();
+        let manifest = set.manifest();
+        Ok(SnapshotData::Held(Arc::new(HeldSet { set, manifest })))
+    }
+
+    fn manifest(&self) -> &[u8] {
+        match self {
+            SnapshotData::Held(held) => &held.manifest,
+            SnapshotData::Staged { manifest, .. } => manifest,
+        }
+    }
+
+    /// Where the log is after all that the snapshot holds.
+    pub(crate) fn place(&self) -> Result<Place> {
+        Place::decode(&Database::position_of(self.manifest())?)
+    }
+
+    /// Replaces everything by it: files are checked first, then one manifest edit does it. `home` is where the database is.
+    pub(crate) fn install(&self, db: &Database, home: &Home) -> Result<Place> {
+        let place = self.place()?;
+        let staging = match self {
+            // Of another database in this process: as if it had been sent.
+            SnapshotData::Held(held) => {
+                let staging = Staging::open(home.vfs.clone(), &home.dir, &held.manifest)?;
+                for file in staging.wanted(db, &held.manifest)? {
+                    let mut bytes = vec![0; file.len as usize];
+                    held.read(&file.name, 0, &mut bytes)?;
+                    staging.put(&file.name, 0, &bytes)?;
+                }
+                staging
+            }
+            SnapshotData::Staged { staging, .. } => staging.clone(),
+        };
+        let ready = db.prepare_install(self.manifest(), staging.folder())?;
+        db.install(ready)?;
+        staging.clear();
+        Ok(place)
+    }
+}

@@ -1,0 +1,190 @@
+//! What is committed, applied in order to the database.
+//!
+//! The database is volatile between its flushes: what it has durably is `durable_position`, and after a restart the log's
+//! entries from there on are applied again. The position that goes with each apply holds the last log id and the
+//! membership, so that both are in the same manifest record as what they describe.
+//!
+//! ```text
+//! position:  │ 1: u8 │ maybe a log id │ membership with the log id of its entry │
+//! ```
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::{Stream, TryStreamExt};
+use lumen::{Ack, Database};
+use lumen_engine::coding::Decoder;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+
+use crate::codec;
+use crate::error::{Error, Result};
+use crate::snapshot::{Home, SnapshotData};
+use crate::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
+
+type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Bytes of entries that are applied together, at most; one entry may be more.
+const APPLY_BYTES_MAX: usize = 1 << 20;
+const VERSION: u8 = 1;
+
+/// Where the log is after what was applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+}
+
+impl Place {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        codec::put_maybe(&mut out, self.applied.as_ref());
+        codec::put_stored_membership(&mut out, &self.membership);
+        out
+    }
+
+    /// Reads a position; that of a database that had no replicated log until now is empty.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Place> {
+        let malformed = || Error::Corrupt {
+            file: "the manifest".into(),
+            offset: 0,
+            reason: "malformed position of the replicated log".into(),
+        };
+        if bytes.is_empty() {
+            return Ok(Place::default());
+        }
+        let mut decoder = Decoder::new(bytes);
+        let mut read = || {
+            if decoder.u8()? != VERSION {
+                return None;
+            }
+            let applied = codec::read_maybe(&mut decoder)?;
+            let membership = codec::read_stored_membership(&mut decoder)?;
+            decoder.is_empty().then_some(Place { applied, membership })
+        };
+        read().ok_or_else(malformed)
+    }
+}
+
+/// The state machine. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct StateMachine {
+    db: Database,
+    home: Home,
+    place: Arc<Mutex<Place>>,
+}
+
+impl StateMachine {
+    /// Stands where the database's manifest does.
+    pub(crate) fn new(db: Database, home: Home) -> Result<StateMachine> {
+        let place = Place::decode(&db.durable_position()?)?;
+        Ok(StateMachine { db, home, place: Arc::new(Mutex::new(place)) })
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> Place {
+        self.place.lock().clone()
+    }
+
+    /// Applies entries in order; answers what the writes of each did.
+    pub(crate) fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Vec<Ack>>> {
+        let Some(last) = entries.last() else { return Ok(Vec::new()) };
+        let mut place = self.place.lock();
+        let mut writes: Vec<&[u8]> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match &entry.payload {
+                EntryPayload::Normal(proposed) => writes.push(&proposed.0),
+                EntryPayload::Membership(membership) => {
+                    place.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                }
+                EntryPayload::Blank => {}
+            }
+        }
+        place.applied = Some(last.log_id);
+        let mut acks = self.db.apply(&writes, &place.encode())?.into_iter();
+        let of = |entry: &Entry| match &entry.payload {
+            EntryPayload::Normal(_) => acks.next().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        Ok(entries.iter().map(of).collect())
+    }
+
+    /// What is durable now.
+    fn pin(&self) -> Result<Snapshot> {
+        let snapshot = SnapshotData::pin(&self.db)?;
+        let place = snapshot.place()?;
+        let meta = SnapshotMeta { last_log_id: place.applied, last_membership: place.membership };
+        Ok(Snapshot { meta, snapshot })
+    }
+
+    fn apply_batch(&self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let (entries, responders): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let acks = self.apply_all(&entries).map_err(io::Error::other)?;
+        for (responder, acks) in responders.into_iter().zip(acks) {
+            if let Some(responder) = responder {
+                responder.send(Applied(acks));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = StateMachine;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let place = self.place();
+        Ok((place.applied, place.membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some((entry, responder)) = entries.try_next().await? {
+            bytes += codec::entry_len(&entry);
+            batch.push((entry, responder));
+            if bytes >= APPLY_BYTES_MAX {
+                bytes = 0;
+                self.apply_batch(&mut batch)?;
+            }
+        }
+        self.apply_batch(&mut batch)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> StateMachine {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let place = snapshot.install(&self.db, &self.home).map_err(io::Error::other)?;
+        if place.applied != meta.last_log_id {
+            let reason = format!("the snapshot is of {:?}, not of {:?}", place.applied, meta.last_log_id);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        *self.place.lock() = place;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let snapshot = self.pin().map_err(io::Error::other)?;
+        Ok(Some(snapshot).filter(|snapshot| snapshot.meta.last_log_id.is_some()))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let snapshot = self.pin().map_err(io::Error::other)?;
+        if snapshot.meta.last_log_id == self.place().applied {
+            return Ok(snapshot);
+        }
+        self.db.flush().map_err(io::Error::other)?;
+        self.pin().map_err(io::Error::other)
+    }
+}

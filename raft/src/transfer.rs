@@ -1,0 +1,238 @@
+//! Sending a snapshot: only the files that the receiver lacks, from where it stopped the last time.
+//!
+//! ```text
+//! offer:     │ 5 │ group: u32 │ manifest: slice │
+//!   answer:  │ files: varint │ { name: slice │ length: varint │ has: varint } … │      what is missing, and how much of it is there
+//! piece:     │ 6 │ group: u32 │ digest of the manifest: u64 │ name: slice │ offset: varint │ crc32: u32 │ bytes: slice │
+//!   answer:  │ 0 │
+//! install:   │ 7 │ group: u32 │ vote │ digest: u64 │
+//!   answer:  │ vote │
+//! ```
+//!
+//! What has come is kept in `staging/<digest>` until it is installed, so that a transfer goes on after a lost connection,
+//! another leader, or a restart of either side. Everything is checked before it replaces anything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lumen::Database;
+use lumen_engine::coding::{Decoder, put_slice, put_varint};
+use lumen_engine::vfs::{Mode, Vfs};
+use openraft::alias;
+use openraft::errors::StreamingError;
+use openraft::network::RPCOption;
+use openraft::raft::SnapshotResponse;
+
+use crate::codec;
+use crate::error::{Error, Result};
+use crate::network::Peer;
+use crate::snapshot::SnapshotData;
+use crate::types::{TypeConfig, Vote};
+
+/// Bytes of a file that travel at once.
+pub(crate) const PIECE_BYTES: usize = 256 << 10;
+/// Bytes of snapshots that are sent in a second, at most: a transfer leaves room for entries.
+const BYTES_PER_SECOND: f64 = (128 << 20) as f64;
+
+const OFFER: u8 = 5;
+const PIECE: u8 = 6;
+const INSTALL: u8 = 7;
+
+/// A request of a transfer, read.
+pub(crate) enum Request {
+    Offer { manifest: Bytes },
+    Piece { digest: u64, name: String, offset: u64, bytes: Bytes },
+    Install { vote: Vote, digest: u64 },
+}
+
+/// Reads a request of a transfer of a group; `None` when it is malformed or of another group.
+pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
+    let mut decoder = Decoder::new(bytes);
+    let kind = decoder.u8()?;
+    if decoder.u32()? != group {
+        return None;
+    }
+    let slice = |decoder: &mut Decoder<'_>| {
+        let slice = decoder.slice()?;
+        Some(bytes.slice_ref(slice))
+    };
+    let request = match kind {
+        OFFER => Request::Offer { manifest: slice(&mut decoder)? },
+        PIECE => {
+            let digest = decoder.u64()?;
+            let name = std::str::from_utf8(decoder.slice()?).ok()?.to_owned();
+            let (offset, crc) = (decoder.varint()?, decoder.u32()?);
+            let bytes = slice(&mut decoder)?;
+            if crc32fast::hash(&bytes) != crc {
+                return None;
+            }
+            Request::Piece { digest, name, offset, bytes }
+        }
+        INSTALL => Request::Install { vote: codec::read_vote(&mut decoder)?, digest: decoder.u64()? },
+        _ => return None,
+    };
+    decoder.is_empty().then_some(request)
+}
+
+/// The answer to an offer.
+pub(crate) fn wanted_answer(wanted: &[Wanted]) -> Bytes {
+    let mut out = Vec::new();
+    put_varint(&mut out, wanted.len() as u64);
+    for file in wanted {
+        put_slice(&mut out, file.name.as_bytes());
+        put_varint(&mut out, file.len);
+        put_varint(&mut out, file.has);
+    }
+    out.into()
+}
+
+fn read_wanted(bytes: &Bytes) -> Option<Vec<Wanted>> {
+    let mut decoder = Decoder::new(bytes);
+    let mut wanted = Vec::new();
+    for _ in 0..decoder.varint()? {
+        let name = std::str::from_utf8(decoder.slice()?).ok()?.to_owned();
+        wanted.push(Wanted { name, len: decoder.varint()?, has: decoder.varint()? });
+    }
+    decoder.is_empty().then_some(wanted)
+}
+
+fn head(kind: u8, group: u32) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend_from_slice(&group.to_le_bytes());
+    out
+}
+
+/// Sends a snapshot that is held here, and has it installed.
+pub(crate) async fn send(
+    peer: &Peer,
+    vote: Vote,
+    snapshot: alias::SnapshotOf<TypeConfig, SnapshotData>,
+    option: &RPCOption,
+) -> std::result::Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+    let group = peer.group();
+    let failed = |reason: String| {
+        StreamingError::Network(openraft::errors::NetworkError::from_string(format!(
+            "sending a snapshot: {reason}"
+        )))
+    };
+    let SnapshotData::Held(held) = snapshot.snapshot else {
+        return Err(failed("what was received is not sent on".into()));
+    };
+    let mut offer = head(OFFER, group);
+    put_slice(&mut offer, &held.manifest);
+    let wanted = peer.call(offer.into(), option, read_wanted).await?;
+    let digest = digest(&held.manifest);
+    let (started, mut sent) = (tokio::time::Instant::now(), 0u64);
+    for file in wanted {
+        let mut at = file.has;
+        while at < file.len {
+            let len = (file.len - at).min(PIECE_BYTES as u64) as usize;
+            let mut bytes = vec![0; len];
+            held.read(&file.name, at, &mut bytes).map_err(|error| failed(error.to_string()))?;
+            let mut piece = head(PIECE, group);
+            piece.extend_from_slice(&digest.to_le_bytes());
+            put_slice(&mut piece, file.name.as_bytes());
+            put_varint(&mut piece, at);
+            piece.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+            put_slice(&mut piece, &bytes);
+            peer.call(piece.into(), option, |answer| (answer[..] == [0]).then_some(())).await?;
+            at += len as u64;
+            sent += len as u64;
+            tokio::time::sleep_until(started + Duration::from_secs_f64(sent as f64 / BYTES_PER_SECOND)).await;
+        }
+    }
+    let mut install = head(INSTALL, group);
+    codec::put_vote(&mut install, &vote);
+    install.extend_from_slice(&digest.to_le_bytes());
+    let read = |answer: &Bytes| {
+        let mut decoder = Decoder::new(answer);
+        let vote = codec::read_vote(&mut decoder)?;
+        decoder.is_empty().then_some(vote)
+    };
+    Ok(SnapshotResponse::new(peer.call(install.into(), option, read).await?))
+}
+
+/// A file that is to be sent: its name, its length, and how much of it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub name: String,
+    pub len: u64,
+    pub has: u64,
+}
+
+/// Where the files of a snapshot gather.
+#[derive(Clone)]
+pub(crate) struct Staging {
+    vfs: Arc<dyn Vfs>,
+    folder: PathBuf,
+}
+
+/// Tells one set of files from another.
+pub(crate) fn digest(manifest: &[u8]) -> u64 {
+    (manifest.len() as u64) << 32 | u64::from(crc32fast::hash(manifest))
+}
+
+impl Staging {
+    /// The staging folder of a set, under the folder of a database.
+    pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, manifest: &[u8]) -> Result<Staging> {
+        let folder = dir.join("staging").join(format!("{:016x}", digest(manifest)));
+        vfs.create_dir(&folder).map_err(|error| io_error("create", &folder, &error))?;
+        Ok(Staging { vfs, folder })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What is missing of a set.
+    pub(crate) fn wanted(&self, db: &Database, manifest: &[u8]) -> Result<Vec<Wanted>> {
+        let missing = db.missing(manifest, &self.folder)?.into_iter();
+        Ok(missing
+            .map(|file| {
+                let len = self.len(&file.name);
+                // What is longer than it may be is something else.
+                let has = if len > file.len { 0 } else { len };
+                Wanted { name: file.name, len: file.len, has }
+            })
+            .collect())
+    }
+
+    fn len(&self, name: &str) -> u64 {
+        let file = self.vfs.open(&self.folder.join(name), Mode::Read);
+        file.and_then(|file| file.len()).unwrap_or(0)
+    }
+
+    /// Takes a piece of a file.
+    pub(crate) fn put(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<()> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+            return Err(Error::Io { reason: format!("{name:?} is no name of a file of a snapshot") });
+        }
+        let path = self.folder.join(name);
+        let file = match self.vfs.open(&path, Mode::Write) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.vfs.open(&path, Mode::Create),
+            other => other,
+        };
+        let file = file.map_err(|error| io_error("open", &path, &error))?;
+        let len = file.len().map_err(|error| io_error("measure", &path, &error))?;
+        if offset == 0 && len > 0 {
+            file.set_len(0).map_err(|error| io_error("cut", &path, &error))?;
+        } else if offset > len {
+            return Err(Error::Io { reason: format!("{name}: byte {offset} came where byte {len} is next") });
+        }
+        file.write_at(bytes, offset).map_err(|error| io_error("write", &path, &error))
+    }
+
+    /// Removes all of it.
+    pub(crate) fn clear(&self) {
+        for name in self.vfs.list(&self.folder).unwrap_or_default() {
+            let _ = self.vfs.remove(&self.folder.join(name)); // what stays is removed with the next snapshot
+        }
+    }
+}
+
+fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Error {
+    Error::Io { reason: format!("cannot {what} {}: {error}", path.display()) }
+}

@@ -1,0 +1,52 @@
+//! What openraft must know of us. No type of openraft is named outside this crate.
+
+use std::fmt;
+
+use bytes::Bytes;
+use lumen::Ack;
+use openraft::alias;
+
+openraft::declare_raft_types!(
+    /// Our types in openraft's traits.
+    pub(crate) TypeConfig:
+        D = Proposed,
+        R = Applied,
+        NodeId = u64,
+        Node = Member,
+);
+
+pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = alias::VoteOf<TypeConfig>;
+pub(crate) type Entry = alias::EntryOf<TypeConfig>;
+pub(crate) type LeaderId = alias::CommittedLeaderIdOf<TypeConfig>;
+pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
+
+/// How a member of the cluster is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Where other nodes reach it, as `host:port`.
+    pub raft_addr: String,
+    /// Where clients reach it, as an http URL without a path; empty when it is not known.
+    pub api_url: String,
+}
+
+/// The payload of an entry: writes of clients, encoded by `lumen::entry`. Clones share the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proposed(pub Bytes);
+
+impl fmt::Debug for Proposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for Proposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What the writes of an entry did, in order; empty for an entry without writes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied(pub Vec<Ack>);
