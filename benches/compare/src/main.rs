@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     for group in options["--groups"].split(',') {
         for (round, store) in (1..=rounds).flat_map(|round| stores.iter().map(move |store| (round, store))) {
             eprintln!("{group}: {store}, round {round} of {rounds}");
-            let dir = tempfile::tempdir_in(&options["--dir"]).expect("a folder for the contest");
+            let dir = folder_in(Path::new(&options["--dir"]));
             let mut figures = child(group, store, dir.path(), &options["--scale"]);
             if group == "reopen" {
                 figures = child(work::AFTER_KILL, store, dir.path(), &options["--scale"]);
@@ -83,6 +83,12 @@ fn read_options(arguments: &[String], options: &mut BTreeMap<&str, String>) -> b
         }
         _ => false,
     })
+}
+
+/// A new folder in one that is made if it is not there.
+fn folder_in(parent: &Path) -> tempfile::TempDir {
+    let made = std::fs::create_dir_all(parent).and_then(|()| tempfile::tempdir_in(parent));
+    made.expect("a folder for the contest")
 }
 
 /// Runs a group in a process of its own; its figures are what it prints.

@@ -136,7 +136,7 @@ fn when_stopped() -> Arc<AtomicBool> {
 
 /// Runs the test of a store in a process of its own; `None` when it did not come to its end.
 fn try_store(store: &str, folder: &Path, plan: Plan) -> Option<Report> {
-    let dir = tempfile::tempdir_in(folder).expect("a folder for the contest");
+    let dir = crate::folder_in(folder);
     let csv = std::path::absolute(folder.join(format!("stall-{store}.csv"))).expect("a path");
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args(["--stall-child", store])
