@@ -49,6 +49,7 @@ fn open_log(dir: &Path) -> Log {
         extension: "wal",
         segment_bytes: 64 << 20,
         first_segment_bytes: 64 << 20,
+        kinds: &[Kind::Entry],
         uuid: None,
         random: lumen_engine::options::system_random,
     };

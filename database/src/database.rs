@@ -633,6 +633,7 @@ fn replay(store: &Arc<Store>, dir: &Path, options: &Options, state: &State) -> R
         extension: JOURNAL_EXTENSION,
         segment_bytes: options.segment_bytes,
         first_segment_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes),
+        kinds: &[Kind::Entry],
         uuid: Some(store.id),
         random: options.random,
     };
@@ -643,8 +644,8 @@ fn replay(store: &Arc<Store>, dir: &Path, options: &Options, state: &State) -> R
     let mut group: Vec<Entry> = Vec::new();
     let mut bytes = 0;
     let mut failed = None;
-    let opened = Log::open(store.engine.vfs(), log_options, floor, durable + 1, &mut |seq, kind, payload| {
-        if seq <= durable || kind != Kind::Entry {
+    let opened = Log::open(store.engine.vfs(), log_options, floor, durable + 1, &mut |seq, _, payload| {
+        if seq <= durable {
             return Ok(());
         }
         if seq != expected {

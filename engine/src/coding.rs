@@ -66,6 +66,15 @@ impl<'a> Decoder<'a> {
         Some(byte)
     }
 
+    /// One byte that is 0 or 1.
+    pub fn flag(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
     /// Two bytes, little-endian.
     pub fn u16(&mut self) -> Option<u16> {
         self.take(2)?.try_into().ok().map(u16::from_le_bytes)
@@ -111,6 +120,11 @@ impl<'a> Decoder<'a> {
         let len = self.length()?;
         self.take(len)
     }
+
+    /// A slice behind its length that is UTF-8.
+    pub fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.slice()?).ok()
+    }
 }
 
 /// Four little-endian bytes of `bytes` at `at`; the caller has checked that they are there.
@@ -149,6 +163,8 @@ mod tests {
         assert_eq!(Decoder::new(&[0xff; 10]).varint(), None, "more than 64 bits");
         assert_eq!(Decoder::new(&[5, 1, 2]).slice(), None, "length over what is there");
         assert_eq!(Decoder::new(&[1, 2, 3]).u32(), None);
+        assert_eq!(Decoder::new(&[2]).flag(), None, "neither 0 nor 1");
+        assert_eq!(Decoder::new(&[1, 0xff]).text(), None, "not UTF-8");
         let mut huge = Vec::new();
         put_varint(&mut huge, u64::MAX);
         assert_eq!(Decoder::new(&huge).slice(), None, "a length that would overflow");

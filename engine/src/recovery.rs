@@ -67,14 +67,15 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
             extension: LOG_EXTENSION,
             segment_bytes: options.segment_bytes,
             first_segment_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes),
+            kinds: &[Kind::Batch],
             uuid: None,
             random: options.random,
         };
         let mut first = None;
         let (log_opened, replayed) =
-            Log::open(vfs.clone(), log_options, opened.log, durable + 1, &mut |seq, kind, payload| {
+            Log::open(vfs.clone(), log_options, opened.log, durable + 1, &mut |seq, _, payload| {
                 first.get_or_insert(seq);
-                if seq <= durable || kind != Kind::Batch {
+                if seq <= durable {
                     return Ok(());
                 }
                 if seq != last + 1 {

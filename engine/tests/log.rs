@@ -19,6 +19,7 @@ fn options(segment_bytes: u64, random: fn() -> u64) -> LogOptions {
         extension: "wal",
         segment_bytes,
         first_segment_bytes: segment_bytes.min(1024),
+        kinds: &[Kind::Entry],
         uuid: None,
         random,
     }
@@ -413,4 +414,18 @@ fn a_log_that_is_ahead_of_its_batches_is_damage() {
     drop(log);
     let opened = Engine::open(DIR, engine_options());
     assert!(matches!(opened.err(), Some(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_record_of_another_log_s_kind_is_damage() {
+    let vfs = Memory::new();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 1..=3);
+    log.sync(log.end()).expect("synced");
+    drop(log);
+    let others = LogOptions { kinds: &[Kind::Raft], ..options(4096, || 7) };
+    let refused = Log::open(Arc::new(vfs.clone()), others, None, 1, &mut |_, _, _| panic!("it is not ours"));
+    let error = refused.err().expect("damage");
+    assert!(matches!(&error, Error::Corrupt { reason, .. } if reason.contains("kind 2")), "{error}");
+    assert_eq!(open(&vfs, 4096).2, [1, 2, 3]);
 }

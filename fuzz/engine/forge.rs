@@ -71,6 +71,7 @@ pub fn append_to_manifest(vfs: &Memory, records: impl IntoIterator<Item = (Kind,
         extension: "manifest",
         segment_bytes: 4096,
         first_segment_bytes: 4096,
+        kinds: &[Kind::Edit, Kind::Snapshot, Kind::Batch],
         uuid: None,
         random: || 0x5eed_5eed_5eed_5eed,
     };
@@ -92,6 +93,7 @@ pub fn manifest_payloads(vfs: &Memory) -> Vec<Vec<u8>> {
         extension: "manifest",
         segment_bytes: 4096,
         first_segment_bytes: 4096,
+        kinds: &[Kind::Edit, Kind::Snapshot],
         uuid: None,
         random: || 0,
     };

@@ -96,7 +96,7 @@ fn read(input: &Input<'_>) -> Verdict {
         while end.is_none_or(|end| (at as u64) < end) {
             let Some(record) = record(segment, at, u32_at(segment, 12)) else { break };
             let is_batch = record.kind == 1 && record.seq > input.durable_seq;
-            let is_sound = [1, 2, 7, 8, 16, 17].contains(&record.kind)
+            let is_sound = [1, 7, 8].contains(&record.kind)
                 && record.seq >= last_seq
                 && (!is_batch || record.seq == next_batch && apply(record.payload, &mut rows).is_some());
             if !is_sound {

@@ -58,6 +58,7 @@ fuzz_target!(|bytes: &[u8]| {
             extension: "log",
             segment_bytes: 4096,
             first_segment_bytes: 4096,
+            kinds: &[Kind::Entry],
             uuid: Some(*uuid),
             random: || 0x5eed_5eed_5eed_5eed,
         };

@@ -239,17 +239,15 @@ impl LogStore {
             extension: LOG_EXTENSION,
             segment_bytes: setup.segment_bytes,
             first_segment_bytes: (4 << 20).min(setup.segment_bytes),
+            kinds: &[Kind::Raft],
             uuid: Some(setup.uuid),
             random: setup.random,
         };
         let group = 0;
         let mut replay = Replay::default();
         let mut last_record = 0;
-        let (log, _) = Log::open(setup.vfs.clone(), options, None, 1, &mut |number, kind, payload| {
+        let (log, _) = Log::open(setup.vfs.clone(), options, None, 1, &mut |number, _, payload| {
             let bad = |reason: String| EngineError::corrupt("the replicated log", number, reason);
-            if kind != Kind::Raft {
-                return Err(bad(format!("a record of kind {kind:?}")));
-            }
             last_record = number;
             replay.record(number, group, payload, setup.tail_bytes).map_err(bad)
         })?;

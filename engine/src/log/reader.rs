@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::log::segment::{self, HEADER_BYTES, Header, Kind, Record};
-use crate::log::writer::Position;
+use crate::log::writer::{LogOptions, Position};
 use crate::vfs::{Mode, Vfs};
 
 /// Called with seq, kind and payload of each record, in order; an error ends the reading.
@@ -61,12 +61,11 @@ pub(super) fn segment_name(number: u64, extension: &str) -> String {
 
 pub(super) fn scan(
     vfs: &dyn Vfs,
-    dir: &Path,
-    extension: &str,
-    uuid: Option<[u8; 16]>,
+    options: &LogOptions,
     floor: Option<Position>,
     visit: &mut Visit<'_>,
 ) -> Result<Scan> {
+    let LogOptions { dir, extension, uuid, .. } = options;
     let mut scan = Scan {
         recovery: Recovery::default(),
         segments: Vec::new(),
@@ -122,12 +121,11 @@ pub(super) fn scan(
         let mut records = Vec::new();
         while known_end.is_none_or(|end| (at as u64) < end) {
             let Some(record) = segment::decode_record(&bytes, at, header.tag) else { break };
-            let Some(kind) = Kind::from_u8(record.kind) else {
-                return Err(Error::corrupt(
-                    &name,
-                    at as u64,
-                    format!("record of unknown kind {}", record.kind),
-                ));
+            let is_ours =
+                |kind: &Kind| matches!(kind, Kind::Seal | Kind::Vouch) || options.kinds.contains(kind);
+            let Some(kind) = Kind::from_u8(record.kind).filter(is_ours) else {
+                let reason = format!("a record of kind {}, of which this log has none", record.kind);
+                return Err(Error::corrupt(&name, at as u64, reason));
             };
             if record.seq < scan.recovery.last_seq.unwrap_or(0) {
                 return Err(Error::corrupt(&name, at as u64, format!("seq {} runs backwards", record.seq)));

@@ -37,6 +37,8 @@ pub struct LogOptions {
     /// Size of the first segment after opening: filled with zeros on the spot, so small enough not to delay the start. Each
     /// further one is four times as large as the one before it, so that a small store has a small log.
     pub first_segment_bytes: u64,
+    /// The kinds of records that it holds beside seals and vouching ones; any other is damage.
+    pub kinds: &'static [Kind],
     /// Whose log this is: a segment of another store is damage. `None` reads any (and writes zeros).
     pub uuid: Option<[u8; 16]>,
     /// Where the randomness of segment tags comes from.
@@ -139,7 +141,7 @@ impl Log {
         next_seq: u64,
         visit: &mut Visit<'_>,
     ) -> Result<(Log, Recovery)> {
-        let scan = reader::scan(&*vfs, &options.dir, options.extension, options.uuid, floor, visit)?;
+        let scan = reader::scan(&*vfs, &options, floor, visit)?;
         for name in &scan.leftovers {
             let path = options.dir.join(name);
             vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
@@ -318,6 +320,11 @@ impl Log {
         }
     }
 
+    /// Number and first seq of every segment, ascending; the last is being written.
+    pub fn segments(&self) -> Vec<(u64, u64)> {
+        self.state.lock().segments.clone()
+    }
+
     /// Where the durable part ends.
     pub fn durable(&self) -> Position {
         self.state.lock().durable
@@ -443,11 +450,6 @@ impl Log {
         let next = self.next_bytes(state);
         let enough = if state.is_synced_often() { state.capacity / 2 } else { state.capacity / 4 * 3 };
         state.end > enough && !state.spares.iter().any(|(_, len)| *len >= next)
-    }
-
-    /// Number and first seq of every segment, ascending.
-    pub(super) fn segments(&self) -> Vec<(u64, u64)> {
-        self.state.lock().segments.clone()
     }
 
     pub(super) fn dir(&self) -> &Path {

@@ -190,6 +190,7 @@ fn log_options(dir: &Path, options: &Options) -> LogOptions {
         extension: EXTENSION,
         segment_bytes: 1 << 20,
         first_segment_bytes: 4096,
+        kinds: &[Kind::Edit, Kind::Snapshot],
         uuid: None,
         random: options.random,
     }
