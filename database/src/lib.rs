@@ -27,10 +27,11 @@
 //!
 //! # The map, in reading order
 //!
-//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check it, [`entry`] is how a log carries it, `journal` makes it
-//! durable in groups, `sessions` knows which requests were answered before, `apply` turns it into engine records (drawn in `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it,
-//! `indexing` keeps the indexes on disk in step with the tables. [`check`](mod@check) and [`inspect`](mod@inspect) look at
-//! files.
+//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check it, [`entry`] is how a log carries it, `journal` makes
+//! it durable in groups, `sessions` knows which requests were answered before, `apply` turns it into engine records (drawn in
+//! `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it, `indexing` keeps the indexes on
+//! disk in step with the tables. [`database`](mod@database) is the handle, `open` brings it up, `replica` lets it follow a log
+//! that is kept elsewhere. [`check`](mod@check) and [`inspect`](mod@inspect) look at files.
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -48,6 +49,8 @@ mod catalog;
 mod fields;
 mod indexing;
 mod layout;
+mod open;
+mod replica;
 mod sessions;
 mod store;
 

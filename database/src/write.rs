@@ -175,23 +175,11 @@ fn read_outcome(decoder: &mut Decoder<'_>) -> Option<Outcome> {
         3 => Outcome::CollectionDropped,
         4 => Outcome::Created,
         5 => Outcome::Updated,
-        6 => Outcome::Deleted { existed: flag(decoder)? },
+        6 => Outcome::Deleted { existed: decoder.flag()? },
         8 => Outcome::Rejected(read_rejection(decoder)?),
         _ => return None,
     };
     decoder.is_empty().then_some(outcome)
-}
-
-fn flag(decoder: &mut Decoder<'_>) -> Option<bool> {
-    match decoder.u8()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
-}
-
-fn text(decoder: &mut Decoder<'_>) -> Option<String> {
-    Some(std::str::from_utf8(decoder.slice()?).ok()?.to_owned())
 }
 
 fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
@@ -242,19 +230,23 @@ fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
 
 fn read_rejection(decoder: &mut Decoder<'_>) -> Option<Rejection> {
     fn field(decoder: &mut Decoder<'_>) -> Option<Option<String>> {
-        Some(if flag(decoder)? { Some(text(decoder)?) } else { None })
+        Some(if decoder.flag()? { Some(decoder.text()?.into()) } else { None })
     }
     Some(match decoder.u8()? {
-        1 => Rejection::CollectionNotFound { name: text(decoder)? },
-        2 => Rejection::SchemaConflict { name: text(decoder)?, reason: text(decoder)? },
-        3 => Rejection::Mapping { reason: text(decoder)?, field: field(decoder)? },
-        4 => Rejection::Validation { reason: text(decoder)?, field: field(decoder)? },
+        1 => Rejection::CollectionNotFound { name: decoder.text()?.into() },
+        2 => Rejection::SchemaConflict { name: decoder.text()?.into(), reason: decoder.text()?.into() },
+        3 => Rejection::Mapping { reason: decoder.text()?.into(), field: field(decoder)? },
+        4 => Rejection::Validation { reason: decoder.text()?.into(), field: field(decoder)? },
         5 => Rejection::VersionConflict {
-            id: text(decoder)?,
-            current: if flag(decoder)? { Some(decoder.varint()?) } else { None },
+            id: decoder.text()?.into(),
+            current: if decoder.flag()? { Some(decoder.varint()?) } else { None },
         },
-        6 => Rejection::InvalidName { reason: text(decoder)? },
-        7 => Rejection::TooLarge { what: text(decoder)?, limit: decoder.varint()?, size: decoder.varint()? },
+        6 => Rejection::InvalidName { reason: decoder.text()?.into() },
+        7 => Rejection::TooLarge {
+            what: decoder.text()?.into(),
+            limit: decoder.varint()?,
+            size: decoder.varint()?,
+        },
         8 => Rejection::KeyReused,
         9 => Rejection::Past,
         _ => return None,
@@ -450,19 +442,19 @@ fn decode(bytes: &[u8]) -> Option<Write> {
     };
     let write = match kind {
         1 => Write::CreateCollection {
-            name: text(&mut decoder)?,
+            name: decoder.text()?.into(),
             mapping: Mapping::from_json(decoder.slice()?).ok()?,
         },
-        2 => Write::DropCollection { name: text(&mut decoder)? },
+        2 => Write::DropCollection { name: decoder.text()?.into() },
         3 => Write::Put {
-            collection: text(&mut decoder)?,
-            id: text(&mut decoder)?,
+            collection: decoder.text()?.into(),
+            id: decoder.text()?.into(),
             condition: condition(&mut decoder)?,
             source: decoder.slice()?.to_vec(),
         },
         4 => Write::Delete {
-            collection: text(&mut decoder)?,
-            id: text(&mut decoder)?,
+            collection: decoder.text()?.into(),
+            id: decoder.text()?.into(),
             condition: condition(&mut decoder)?,
         },
         _ => return None,
