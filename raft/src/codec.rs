@@ -6,7 +6,8 @@
 //! vote:        │ term: u64 │ node: u64 │ committed: u8 │
 //! entry:       │ log id │ 0 │ blank    │ log id │ 1 │ writes, see lumen::entry │    │ log id │ 2 │ membership │
 //! membership:  │ configs: varint │ { voters: varint │ id: varint … } … │
-//!              │ nodes: varint │ { id: varint │ version: u8 = 1 │ raft address: slice │ api url: slice } … │
+//!              │ nodes: varint │ { id: varint │ member } … │
+//! member:      │ 1: u8 │ raft address: slice │ api url: slice │ cluster: 16 │ store: 16 │ joining: u8 │
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,11 +39,7 @@ pub(crate) fn put_maybe(out: &mut Vec<u8>, id: Option<&LogId>) {
 }
 
 pub(crate) fn read_maybe(decoder: &mut Decoder<'_>) -> Option<Option<LogId>> {
-    match decoder.u8()? {
-        0 => Some(None),
-        1 => read_log_id(decoder).map(Some),
-        _ => None,
-    }
+    if decoder.flag()? { read_log_id(decoder).map(Some) } else { Some(None) }
 }
 
 pub(crate) fn put_vote(out: &mut Vec<u8>, vote: &Vote) {
@@ -53,12 +50,7 @@ pub(crate) fn put_vote(out: &mut Vec<u8>, vote: &Vote) {
 
 pub(crate) fn read_vote(decoder: &mut Decoder<'_>) -> Option<Vote> {
     let leader_id = LeaderId { term: decoder.u64()?, node_id: decoder.u64()? };
-    let committed = match decoder.u8()? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    Some(Vote { leader_id, committed })
+    Some(Vote { leader_id, committed: decoder.flag()? })
 }
 
 pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
@@ -71,10 +63,30 @@ pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
     put_varint(out, membership.nodes().count() as u64);
     for (id, member) in membership.nodes() {
         put_varint(out, *id);
-        out.push(MEMBER_VERSION);
-        put_slice(out, member.raft_addr.as_bytes());
-        put_slice(out, member.api_url.as_bytes());
+        put_member(out, member);
     }
+}
+
+pub(crate) fn put_member(out: &mut Vec<u8>, member: &Member) {
+    out.push(MEMBER_VERSION);
+    put_slice(out, member.raft_addr.as_bytes());
+    put_slice(out, member.api_url.as_bytes());
+    out.extend_from_slice(&member.cluster);
+    out.extend_from_slice(&member.store);
+    out.push(u8::from(member.joining));
+}
+
+pub(crate) fn read_member(decoder: &mut Decoder<'_>) -> Option<Member> {
+    if decoder.u8()? != MEMBER_VERSION {
+        return None;
+    }
+    Some(Member {
+        raft_addr: decoder.text()?.into(),
+        api_url: decoder.text()?.into(),
+        cluster: decoder.take(16)?.try_into().ok()?,
+        store: decoder.take(16)?.try_into().ok()?,
+        joining: decoder.flag()?,
+    })
 }
 
 pub(crate) fn read_membership(decoder: &mut Decoder<'_>) -> Option<Membership> {
@@ -86,14 +98,10 @@ pub(crate) fn read_membership(decoder: &mut Decoder<'_>) -> Option<Membership> {
         }
         configs.push(voters);
     }
-    let text = |decoder: &mut Decoder<'_>| Some(std::str::from_utf8(decoder.slice()?).ok()?.to_owned());
     let mut nodes = BTreeMap::new();
     for _ in 0..decoder.varint()? {
         let id = decoder.varint()?;
-        if decoder.u8()? != MEMBER_VERSION {
-            return None;
-        }
-        nodes.insert(id, Member { raft_addr: text(decoder)?, api_url: text(decoder)? });
+        nodes.insert(id, read_member(decoder)?);
     }
     if configs.is_empty() && nodes.is_empty() {
         return Some(Membership::default());
@@ -138,7 +146,7 @@ pub(crate) fn entry_body(entry: &Entry) -> &[u8] {
 /// Bytes that an entry takes.
 pub(crate) fn entry_len(entry: &Entry) -> usize {
     let membership = match &entry.payload {
-        EntryPayload::Membership(membership) => 64 * (1 + membership.nodes().count()),
+        EntryPayload::Membership(membership) => 128 * (1 + membership.nodes().count()),
         _ => 0,
     };
     LOG_ID_BYTES + 1 + entry_body(entry).len() + membership

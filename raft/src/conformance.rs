@@ -1,4 +1,4 @@
-//! openraft's own suite, run on our log and state machine; and what it does not test: that they come back after a crash.
+//! openraft's own suite, run on our log and state machine.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use lumen_engine::vfs::memory::Memory;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use crate::log_store::{LogSetup, LogStore};
+use crate::log::{LogSetup, LogStore};
 use crate::snapshot::Home;
 use crate::state_machine::StateMachine;
 use crate::types::TypeConfig;
@@ -21,6 +21,8 @@ fn setup(vfs: &Memory, threaded: bool) -> LogSetup {
         uuid: [7; 16],
         threaded,
         random: || 42,
+        clock: || 0,
+        base: 0,
     }
 }
 

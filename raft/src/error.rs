@@ -45,10 +45,24 @@ pub enum Error {
     /// The cluster was formed before.
     #[error("the cluster is initialized already")]
     AlreadyInitialized,
+    /// The folder belongs to another node.
+    #[error("the data folder is that of node {id}, not of node {wanted}")]
+    OtherNode {
+        /// Which was to be started.
+        wanted: u64,
+        /// Whose it is.
+        id: u64,
+    },
     /// The membership cannot be changed so, or not now.
     #[error("the membership was not changed: {reason}")]
     Membership {
         /// Why.
+        reason: String,
+    },
+    /// There is no room on the disk of the node that leads. Nothing was written.
+    #[error("{reason}")]
+    DiskFull {
+        /// What is known.
         reason: String,
     },
     /// Bytes on disk are not what was written.
@@ -84,6 +98,7 @@ impl From<lumen::Error> for Error {
             lumen::Error::Rejected(rejection) => Error::Rejected(rejection),
             lumen::Error::Busy { retry_after } => Error::Busy { retry_after },
             lumen::Error::Corrupt { file, offset, reason } => Error::Corrupt { file, offset, reason },
+            lumen::Error::DiskFull { reason } => Error::DiskFull { reason },
             lumen::Error::Closed => Error::Stopped { reason: "the database is closed".into() },
             other => Error::Database(other),
         }

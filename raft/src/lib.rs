@@ -2,27 +2,37 @@
 //!
 //! # The map, in reading order
 //!
-//! `types` is what openraft must know of us, `codec` how entries and votes are written, `log_store` where they are kept,
-//! `state_machine` how committed ones reach the database, `message` and [`network`] how nodes talk, `snapshot` and `transfer` how
-//! one that is far behind gets files instead of entries, `propose` packs writes into entries, and [`node`] is all of it
-//! together. [`error`] is what can go wrong.
+//! `types` is what openraft must know of us, `codec` how entries and votes are written, `log` where they are kept,
+//! `state_machine` how committed ones reach the database, `message` and [`network`] how nodes talk, `snapshot` and `transfer`
+//! how one that is far behind gets files instead of entries. [`node`] is all of it together: `leader` has something done where
+//! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be,
+//! [`membership`] who is in the cluster, `answer` answers other nodes, and `upkeep` is what a node does by itself. [`error`] is
+//! what can go wrong.
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod membership;
 pub mod network;
 pub mod node;
+pub mod read;
 
+mod answer;
 mod codec;
 #[cfg(test)]
 mod conformance;
-mod log_store;
+mod leader;
+mod log;
 mod message;
 mod propose;
 mod snapshot;
 mod state_machine;
 mod transfer;
 mod types;
+mod upkeep;
+mod write;
 
 pub use crate::error::Error;
-pub use crate::node::{Node, NodeOptions, Status, Timing};
+pub use crate::membership::Change;
+pub use crate::node::{Identity, Node, NodeOptions, Status, Timing};
+pub use crate::read::Consistency;
 pub use crate::types::Member;

@@ -12,10 +12,17 @@
 //!   answer:  │ 0 │ seq: varint │ outcome: slice │    or an error
 //! read:      │ 9 │ group: u32 │                                     at which entry may a read be served?
 //!   answer:  │ 0 │ log id │    or an error
+//! change:    │ 10 │ group: u32 │ 1 │ id: varint │ member │                                    a learner
+//!                              │ 2 │ retain: u8 │ voters: varint │ { id: varint } … │          who votes
+//!                              │ 3 │ member │                                                 it joins
+//!                              │ 4 │ id: varint │                                             it leaves
+//!                              │ 5 │ id: varint │                                             it leads; 0: any other
+//!   answer:  │ 0 │ number: varint │    or an error
 //! error:     │ 1 │ kind: u8 │ number: varint │ reason: slice │      kinds: 1 not the leader (number: one more than who is),
-//!                                                                  2 no leader, 3 busy (ms to wait), 4 unknown, 5 stopped, 6 other
+//!                      2 no leader, 3 busy (ms to wait), 4 unknown, 5 stopped, 6 other, 7 membership, 8 the disk is full
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +35,7 @@ use openraft::raft::{
 
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::membership::Change;
 use crate::types::{Entry, LogId, TypeConfig};
 
 const APPEND: u8 = 1;
@@ -36,6 +44,7 @@ const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 const WRITE: u8 = 8;
 const READ: u8 = 9;
+const CHANGE: u8 = 10;
 
 /// The least bytes of an entry behind its length.
 const ENTRY_BYTES_MIN: usize = codec::LOG_ID_BYTES + 2;
@@ -48,9 +57,11 @@ pub(crate) enum Request {
     Transfer(TransferLeaderRequest<TypeConfig>),
     Write { request: lumen::Request, write: Bytes },
     Read,
+    Change(Change),
 }
 
-fn head(kind: u8, group: u32) -> Vec<u8> {
+/// What every request begins with.
+pub(crate) fn head(kind: u8, group: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     out.push(kind);
     out.extend_from_slice(&group.to_le_bytes());
@@ -109,6 +120,7 @@ pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
             Request::Write { request, write: bytes.slice_ref(decoder.slice()?) }
         }
         READ => Request::Read,
+        CHANGE => Request::Change(read_change(&mut decoder)?),
         _ => return None,
     };
     decoder.is_empty().then_some(request)
@@ -123,6 +135,75 @@ pub(crate) fn write(group: u32, request: &lumen::Request, write: &[u8]) -> Bytes
 
 pub(crate) fn read_index(group: u32) -> Bytes {
     head(READ, group).into()
+}
+
+pub(crate) fn change(group: u32, change: &Change) -> Bytes {
+    let mut out = head(CHANGE, group);
+    match change {
+        Change::Learner { id, member } => {
+            out.push(1);
+            put_varint(&mut out, *id);
+            codec::put_member(&mut out, member);
+        }
+        Change::Voters { voters, retain } => {
+            out.extend([2, u8::from(*retain)]);
+            put_varint(&mut out, voters.len() as u64);
+            voters.iter().for_each(|id| put_varint(&mut out, *id));
+        }
+        Change::Join { member } => {
+            out.push(3);
+            codec::put_member(&mut out, member);
+        }
+        Change::Remove { id } => {
+            out.push(4);
+            put_varint(&mut out, *id);
+        }
+        Change::Transfer { to } => {
+            out.push(5);
+            put_varint(&mut out, to.unwrap_or(0));
+        }
+    }
+    out.into()
+}
+
+fn read_change(decoder: &mut Decoder<'_>) -> Option<Change> {
+    Some(match decoder.u8()? {
+        1 => Change::Learner { id: decoder.varint()?, member: codec::read_member(decoder)? },
+        2 => {
+            let retain = decoder.flag()?;
+            let mut voters = BTreeSet::new();
+            for _ in 0..decoder.varint()? {
+                voters.insert(decoder.varint()?);
+            }
+            Change::Voters { voters, retain }
+        }
+        3 => Change::Join { member: codec::read_member(decoder)? },
+        4 => Change::Remove { id: decoder.varint()? },
+        5 => Change::Transfer { to: Some(decoder.varint()?).filter(|id| *id > 0) },
+        _ => return None,
+    })
+}
+
+pub(crate) fn changed(result: &Result<u64>) -> Bytes {
+    let mut out = Vec::with_capacity(16);
+    match result {
+        Ok(number) => {
+            out.push(0);
+            put_varint(&mut out, *number);
+        }
+        Err(error) => put_error(&mut out, error),
+    }
+    out.into()
+}
+
+pub(crate) fn read_changed(bytes: &Bytes) -> Option<Result<u64>> {
+    whole(bytes, |decoder| {
+        Some(match decoder.u8()? {
+            0 => Ok(decoder.varint()?),
+            1 => Err(read_error(decoder)?),
+            _ => return None,
+        })
+    })
 }
 
 pub(crate) fn written(result: &Result<Ack>) -> Bytes {
@@ -177,6 +258,8 @@ fn put_error(out: &mut Vec<u8>, error: &Error) {
         Error::Busy { retry_after } => (3, retry_after.as_millis() as u64, String::new()),
         Error::Unknown { reason } => (4, 0, reason.clone()),
         Error::Stopped { reason } => (5, 0, reason.clone()),
+        Error::Membership { reason } => (7, 0, reason.clone()),
+        Error::DiskFull { reason } => (8, 0, reason.clone()),
         other => (6, 0, other.to_string()),
     };
     out.extend([1, kind]);
@@ -186,7 +269,7 @@ fn put_error(out: &mut Vec<u8>, error: &Error) {
 
 fn read_error(decoder: &mut Decoder<'_>) -> Option<Error> {
     let (kind, number) = (decoder.u8()?, decoder.varint()?);
-    let reason = std::str::from_utf8(decoder.slice()?).ok()?.to_owned();
+    let reason = decoder.text()?.to_owned();
     Some(match kind {
         1 => Error::NotLeader { leader: number.checked_sub(1) },
         2 => Error::NoLeader { reason },
@@ -194,6 +277,8 @@ fn read_error(decoder: &mut Decoder<'_>) -> Option<Error> {
         4 => Error::Unknown { reason },
         5 => Error::Stopped { reason },
         6 => Error::Io { reason },
+        7 => Error::Membership { reason },
+        8 => Error::DiskFull { reason },
         _ => return None,
     })
 }
@@ -214,16 +299,8 @@ fn read_append(bytes: &Bytes, decoder: &mut Decoder<'_>) -> Option<AppendEntries
 
 fn read_vote(decoder: &mut Decoder<'_>) -> Option<VoteRequest<TypeConfig>> {
     let mut request = VoteRequest::new(codec::read_vote(decoder)?, codec::read_maybe(decoder)?);
-    request.leadership_transfer = flag(decoder)?;
+    request.leadership_transfer = decoder.flag()?;
     Some(request)
-}
-
-fn flag(decoder: &mut Decoder<'_>) -> Option<bool> {
-    match decoder.u8()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
 }
 
 /// Reads all of an answer, or nothing.
@@ -273,7 +350,7 @@ pub(crate) fn voted(response: &VoteResponse<TypeConfig>) -> Bytes {
 
 pub(crate) fn read_voted(bytes: &Bytes) -> Option<VoteResponse<TypeConfig>> {
     whole(bytes, |decoder| {
-        let (vote, granted) = (codec::read_vote(decoder)?, flag(decoder)?);
+        let (vote, granted) = (codec::read_vote(decoder)?, decoder.flag()?);
         Some(VoteResponse::new(vote, codec::read_maybe(decoder)?, granted))
     })
 }
@@ -311,4 +388,152 @@ pub(crate) fn read_transferred(bytes: &Bytes) -> Option<TransferLeaderResponse<T
             _ => return None,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lumen::NodeRequest;
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::types::{LeaderId, Member, Membership, Proposed, Vote};
+
+    fn id(index: u64) -> LogId {
+        LogId { leader_id: LeaderId { term: 3, node_id: 1 << 40 }, index }
+    }
+
+    fn vote_of(term: u64) -> Vote {
+        Vote { leader_id: LeaderId { term, node_id: 2 }, committed: true }
+    }
+
+    /// Reading gives back what was written, and of what is cut off or has more behind it nothing.
+    fn comes_back<T: std::fmt::Debug>(bytes: Bytes, expected: &str, read: impl Fn(&Bytes) -> Option<T>) {
+        assert_eq!(read(&bytes).map(|value| format!("{value:?}")).as_deref(), Some(expected));
+        for len in 0..bytes.len() {
+            assert!(read(&bytes.slice(..len)).is_none(), "{expected} cut at {len}");
+        }
+        assert!(read(&[&bytes[..], &[0]].concat().into()).is_none(), "{expected} and more");
+    }
+
+    fn member(n: u64) -> Member {
+        let (raft_addr, api_url) = (format!("h{n}:1"), format!("http://h{n}"));
+        Member { raft_addr, api_url, cluster: [5; 16], store: [n as u8; 16], joining: n.is_multiple_of(2) }
+    }
+
+    fn entries() -> Vec<Entry> {
+        let member = |n: u64| (n, member(n));
+        let voters = vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 300])];
+        let members: BTreeMap<u64, Member> = [1, 2, 3, 300].map(member).into();
+        let membership = Membership::new(voters, members).expect("good");
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Proposed(Bytes::from_static(b"some writes"))),
+            EntryPayload::Membership(membership),
+            EntryPayload::Normal(Proposed(Bytes::new())),
+        ];
+        (7..).zip(payloads).map(|(index, payload)| Entry { log_id: id(index), payload }).collect()
+    }
+
+    #[test]
+    fn requests_come_back_and_cut_ones_do_not() {
+        let request = AppendEntriesRequest::<TypeConfig> {
+            vote: vote_of(4),
+            prev_log_id: Some(id(6)),
+            entries: entries(),
+            leader_commit: None,
+        };
+        comes_back(append(0, &request), &format!("{request:?}"), |bytes| match read(0, bytes)? {
+            Request::Append(request) => Some(request),
+            _ => None,
+        });
+        let mut request = VoteRequest::<TypeConfig>::new(vote_of(5), Some(id(9)));
+        request.leadership_transfer = true;
+        for pre in [false, true] {
+            comes_back(vote(0, &request, pre), &format!("{request:?}"), |bytes| match read(0, bytes)? {
+                Request::Vote(request) if !pre => Some(request),
+                Request::PreVote(request) if pre => Some(request),
+                _ => None,
+            });
+        }
+        let request = TransferLeaderRequest::<TypeConfig>::new(vote_of(5), 3, None);
+        comes_back(transfer(0, &request), &format!("{request:?}"), |bytes| match read(0, bytes)? {
+            Request::Transfer(request) => Some(request),
+            _ => None,
+        });
+        let of_node = lumen::Request::Node(NodeRequest { node: 1, boot: 2, number: 300, below: 4 });
+        for request in [lumen::Request::None, of_node, lumen::Request::Key([9; 16])] {
+            let expected = format!("{:?}", (&request, Bytes::from_static(b"a write")));
+            comes_back(write(0, &request, b"a write"), &expected, |bytes| match read(0, bytes)? {
+                Request::Write { request, write } => Some((request, write)),
+                _ => None,
+            });
+        }
+        let changes = [
+            Change::Learner { id: 300, member: member(300) },
+            Change::Voters { voters: BTreeSet::from([1, 2, 300]), retain: true },
+            Change::Join { member: member(7) },
+            Change::Remove { id: 3 },
+            Change::Transfer { to: None },
+            Change::Transfer { to: Some(2) },
+        ];
+        for expected in changes {
+            comes_back(change(0, &expected), &format!("{expected:?}"), |bytes| match read(0, bytes)? {
+                Request::Change(change) => Some(change),
+                _ => None,
+            });
+        }
+        comes_back(read_index(0), "()", |bytes| matches!(read(0, bytes)?, Request::Read).then_some(()));
+        assert!(read(1, &read_index(0)).is_none(), "of another group");
+    }
+
+    #[test]
+    fn answers_come_back_and_cut_ones_do_not() {
+        let answers: [StreamAppendResult<TypeConfig>; 4] = [
+            Ok(None),
+            Ok(Some(id(8))),
+            Err(StreamAppendError::Conflict(id(5))),
+            Err(StreamAppendError::HigherVote(vote_of(9))),
+        ];
+        for answer in answers {
+            comes_back(appended(&answer), &format!("{answer:?}"), read_appended);
+        }
+        for answer in
+            [VoteResponse::new(vote_of(2), None, true), VoteResponse::new(vote_of(2), Some(id(1)), false)]
+        {
+            comes_back(voted(&answer), &format!("{answer:?}"), read_voted);
+        }
+        let answers: [TransferLeaderResponse<TypeConfig>; 3] = [
+            Ok(()),
+            Err(TransferLeaderError::VoteChanged { expected: vote_of(1), actual: vote_of(2) }),
+            Err(TransferLeaderError::LogNotFlushed { expected: Some(id(2)), actual: None }),
+        ];
+        for answer in answers {
+            comes_back(transferred(&answer), &format!("{answer:?}"), read_transferred);
+        }
+        let errors = [
+            Error::NotLeader { leader: Some(0) },
+            Error::NotLeader { leader: None },
+            Error::NoLeader { reason: "why".into() },
+            Error::Busy { retry_after: Duration::from_millis(1500) },
+            Error::Unknown { reason: "why".into() },
+            Error::Stopped { reason: "why".into() },
+            Error::Io { reason: "why".into() },
+            Error::Membership { reason: "why".into() },
+            Error::DiskFull { reason: "why".into() },
+        ];
+        for error in errors {
+            let answer: Result<Ack> = Err(error.clone());
+            comes_back(written(&answer), &format!("{answer:?}"), read_written);
+            let answer: Result<LogId> = Err(error);
+            comes_back(indexed(&answer), &format!("{answer:?}"), read_indexed);
+        }
+        let answer = Ok(Ack { seq: 1 << 33, outcome: Outcome::Created });
+        comes_back(written(&answer), &format!("{answer:?}"), read_written);
+        let answer = Ok(300);
+        comes_back(changed(&answer), &format!("{answer:?}"), read_changed);
+        let answer = Ok(id(77));
+        comes_back(indexed(&answer), &format!("{answer:?}"), read_indexed);
+    }
 }

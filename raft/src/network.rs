@@ -16,6 +16,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, alias};
 
 use crate::message;
+use crate::node::Identity;
 use crate::snapshot::SnapshotData;
 use crate::types::{Member, TypeConfig, Vote};
 
@@ -33,9 +34,11 @@ pub enum Lane {
 /// Why a node gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportError {
-    /// It could not be reached: it is tried again after a while.
+    /// It could not be reached, and the request was not sent.
     Unreachable(String),
-    /// It was reached, and what came back makes no sense; or it refuses to talk.
+    /// The request was sent, and no answer came: what it asks for may have been done.
+    Broken(String),
+    /// It refuses to talk, or what came back makes no sense.
     Refused(String),
 }
 
@@ -43,6 +46,7 @@ impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TransportError::Unreachable(reason) => write!(f, "cannot be reached: {reason}"),
+            TransportError::Broken(reason) => write!(f, "gave no answer: {reason}"),
             TransportError::Refused(reason) => write!(f, "refused: {reason}"),
         }
     }
@@ -63,6 +67,16 @@ pub trait Transport: Send + Sync + 'static {
         lane: Lane,
         request: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// One request to whoever is at an address.
+    fn call_address(
+        &self,
+        address: &str,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Says how this node is to be named to others; called before any other node is.
+    fn introduce(&self, who: Arc<dyn Fn() -> Identity + Send + Sync>);
 
     /// Requests without waiting for the answers in between.
     fn stream(
@@ -112,7 +126,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 fn rpc_error(error: TransportError) -> RPCError<TypeConfig> {
     match error {
-        TransportError::Unreachable(reason) => RPCError::Unreachable(Unreachable::from_string(reason)),
+        // It is tried again after a while.
+        TransportError::Unreachable(reason) | TransportError::Broken(reason) => {
+            RPCError::Unreachable(Unreachable::from_string(reason))
+        }
         TransportError::Refused(reason) => RPCError::Network(NetworkError::from_string(reason)),
     }
 }
@@ -134,7 +151,7 @@ impl Peer {
     ) -> Result<T, RPCError<TypeConfig>> {
         let call = self.network.transport.call(self.to, &self.member, self.lane, request);
         let answer = tokio::time::timeout(option.soft_ttl(), call).await;
-        let late = |_| TransportError::Unreachable(format!("no answer within {:?}", option.soft_ttl()));
+        let late = |_| TransportError::Broken(format!("within {:?}", option.soft_ttl()));
         let answer = answer.map_err(late).and_then(|answer| answer).map_err(rpc_error)?;
         read(&answer).ok_or_else(malformed)
     }

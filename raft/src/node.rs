@@ -1,40 +1,47 @@
 //! One member of the cluster: takes writes and reads, talks with the others, and keeps its database in step.
+//!
+//! What it does is in `write`, `read`, `membership`, `answer` and `upkeep`; here is how it begins and ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use lumen::{Ack, Database, NodeRequest, Prepared, Request};
+use lumen::Database;
 use lumen_engine::log::LogStats;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{InitializeError, RaftError};
-use openraft::raft::linearizable_read::Linearizer;
-use openraft::{ChangeMembers, Config, ReadPolicy, SnapshotPolicy};
+use openraft::errors::Fatal;
+use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::answer::Receiving;
 use crate::error::{Error, Result};
-use crate::log_store::{LogSetup, LogStore};
+use crate::leader::Leader;
+use crate::log::{LogSetup, LogStore};
+use crate::membership::{Change, live};
 use crate::message;
-use crate::network::{Answers, Lane, Network, Transport, TransportError};
-use crate::propose::{Coalescer, write_error};
-use crate::snapshot::{Home, SnapshotData};
-use crate::state_machine::StateMachine;
-use crate::transfer::{self, Staging};
+use crate::network::{Network, Transport, TransportError};
+use crate::propose::Coalescer;
+use crate::read::{Barrier, Progress};
+use crate::snapshot::Home;
+use crate::state_machine::{Place, StateMachine};
 use crate::types::{LogId, Member, TypeConfig};
+use crate::upkeep;
+use crate::write::Requests;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// The only group there is so far; records and messages carry its number.
-const GROUP: u32 = 0;
-/// How long a request waits before it asks again who leads.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
-/// Requests to a node whose answers have not come, at most, in one stream.
-const STREAM_REQUESTS_MAX: usize = 64;
+pub(crate) const GROUP: u32 = 0;
+
+/// How long the core may take to note a snapshot, which is there already.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two attempts to join.
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
 
 /// How soon a leader that is gone is missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +70,12 @@ impl Timing {
 /// How a node is set up.
 #[derive(Clone)]
 pub struct NodeOptions {
-    /// Its number, which is never used for another node.
-    pub id: u64,
+    /// Its number, which is never used for another node; or the one it has, or is given when it joins.
+    pub id: Option<u64>,
+    /// How it is reached.
+    pub member: Member,
+    /// Addresses of members: a node without a number joins by one of them.
+    pub join: Vec<String>,
     /// The folder of the database; the log is in `raft` under it.
     pub dir: PathBuf,
     /// The database.
@@ -73,8 +84,20 @@ pub struct NodeOptions {
     pub timing: Timing,
     /// Bytes of entries kept in memory, for followers and for apply. Default 64 MiB.
     pub tail_bytes: usize,
-    /// Which life of this node it is: larger than in any life before.
-    pub boot: u64,
+    /// Bytes of log that are kept, at least, when everything is in the database's files: a follower that was away for a
+    /// while then catches up by log. Default 256 MiB.
+    pub keep_log_bytes: u64,
+}
+
+/// What tells a node from all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its number in the cluster; 0 before it has one.
+    pub id: u64,
+    /// Its data folder.
+    pub store: [u8; 16],
+    /// Its cluster, if it is in one.
+    pub cluster: Option<[u8; 16]>,
 }
 
 /// What a node knows of itself and the cluster.
@@ -102,34 +125,47 @@ pub struct Status {
     pub members: BTreeMap<u64, Member>,
     /// How far the log of each node is that this one replicates to; empty unless it leads.
     pub replicated: BTreeMap<u64, Option<u64>>,
+    /// The nodes that have answered this one lately, itself included; of the leader.
+    pub live: BTreeSet<u64>,
     /// Why it stopped, if it did.
     pub failure: Option<String>,
 }
 
-struct Inner {
-    options: NodeOptions,
-    home: Home,
-    db: Database,
-    log: LogStore,
-    raft: Raft,
-    network: Network,
-    coalescer: Coalescer,
+pub(crate) struct Inner {
+    pub id: u64,
+    pub options: NodeOptions,
+    pub home: Home,
+    pub db: Database,
+    pub log: LogStore,
+    pub raft: Raft,
+    pub machine: StateMachine,
+    pub leader: Leader,
+    pub coalescer: Coalescer,
+    pub barrier: Barrier,
+    pub progress: watch::Receiver<Progress>,
     /// Until then it votes for nobody: it may have promised a lease in its former life.
-    guarded_until: Instant,
-    /// Requests of this life that have no answer yet, and the next number.
-    requests: Mutex<(BTreeSet<u64>, u64)>,
-    /// What is being received: digest, manifest, where.
-    receiving: tokio::sync::Mutex<Option<(u64, Bytes, Staging)>>,
+    pub guarded_until: Instant,
+    pub requests: Mutex<Requests>,
+    /// The snapshot that is being received.
+    pub receiving: Arc<tokio::sync::Mutex<Option<Receiving>>>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.lock().iter().for_each(AbortHandle::abort);
+    }
 }
 
 /// A node. Clones are the same node.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Node {
-    /// Opens the node's files and joins in. A folder without a log is a node that waits to be told of a cluster.
+    /// Opens the node's files and joins in. A folder without a log is a node that waits to be told of a cluster; one whose
+    /// database kept its own log until now keeps what it holds, and becomes the first node of a new cluster.
     ///
     /// To be called on a tokio runtime, on which the node's tasks then run.
     pub async fn open(options: NodeOptions, transport: Arc<dyn Transport>) -> Result<Node> {
@@ -142,326 +178,115 @@ impl Node {
             uuid: db.id(),
             threaded: options.database.threads > 0,
             random: options.database.random,
+            clock: options.database.clock,
+            base: db.seq(),
         };
         let log = LogStore::open(&options.dir.join("raft"), setup)?;
+        let store = db.id();
+        transport.introduce(Arc::new(move || Identity { id: 0, store, cluster: None }));
+        let id = match (options.id, log.node()) {
+            (Some(wanted), Some(id)) if wanted != id => return Err(Error::OtherNode { wanted, id }),
+            (_, Some(id)) => id,
+            (given, None) => {
+                let id = match given {
+                    Some(id) => id,
+                    None => join(&options, store, &*transport).await?,
+                };
+                log.set_node(id)?;
+                id
+            }
+        };
         let machine = StateMachine::new(db.clone(), home.clone())?;
         replay(&log, &machine)?;
         let config = config(&options.timing)?;
-        let network = Network { transport, group: GROUP };
-        let raft = Raft::new(options.id, config.into(), network.clone(), log.clone(), machine).await;
-        let raft = raft.map_err(|fatal| Error::Stopped { reason: fatal.to_string() })?;
-        let coalescer = Coalescer::start(raft.clone(), options.database.clock);
+        let network = Network { transport: transport.clone(), group: GROUP };
+        let timing = options.timing;
+        let raft = Raft::new(id, config.into(), network.clone(), log.clone(), machine.clone()).await;
+        let raft = raft.map_err(stopped)?;
+        let leader = Leader { raft: raft.clone(), network, id };
         // Nobody else could have heard a promise of a node that votes alone.
-        let alone = raft.voter_ids().all(|id| id == options.id);
-        let guard = Duration::from_millis(if alone { 0 } else { options.timing.election_ms_max });
-        let inner = Inner {
+        let alone = raft.voter_ids().all(|voter| voter == id);
+        let guard = Duration::from_millis(if alone { 0 } else { timing.election_ms_max });
+        let inner = Arc::new(Inner {
             guarded_until: Instant::now() + guard,
-            requests: Mutex::new((BTreeSet::new(), 1)),
-            receiving: tokio::sync::Mutex::new(None),
+            requests: Mutex::new(Requests::new(id, log.boot())),
+            receiving: Arc::default(),
+            coalescer: Coalescer::start(raft.clone(), options.database.clock),
+            barrier: Barrier::start(leader.clone(), Duration::from_millis(timing.election_ms_max)),
+            progress: machine.progress(),
+            tasks: Mutex::default(),
+            id,
             home,
             db,
             log,
             raft: raft.clone(),
-            network,
-            coalescer,
+            machine,
+            leader,
             options,
-        };
-        tokio::spawn(async move {
+        });
+        let weak = Arc::downgrade(&inner);
+        transport.introduce(Arc::new(move || {
+            let cluster = weak.upgrade().and_then(|inner| Node { inner }.cluster());
+            Identity { id, store, cluster }
+        }));
+        let elections = tokio::spawn(async move {
             tokio::time::sleep(guard).await;
             raft.runtime_config().elect(true);
         });
-        Ok(Node { inner: Arc::new(inner) })
+        let upkeep = tokio::spawn(upkeep::run(Arc::downgrade(&inner)));
+        inner.tasks.lock().extend([elections.abort_handle(), upkeep.abort_handle()]);
+        Ok(Node { inner })
     }
 
-    /// The database, to read from. What is in it may be behind the cluster: see [`Node::read_barrier`].
+    /// The database, to read from. What is in it may be behind the cluster: see [`Node::read`].
     pub fn snapshot(&self) -> lumen::Snapshot {
         self.inner.db.snapshot()
     }
 
-    /// Checks a write and prepares it to be proposed.
-    pub fn prepare(&self, write: lumen::Write) -> Result<Prepared> {
-        Ok(self.inner.db.prepare(write)?)
-    }
-
-    /// Has a write committed and applied, wherever the leader is, through elections if need be, within `patience`. With a
-    /// `key`, a write that was done before under that key is not done again.
-    ///
-    /// Errors: [`Error::NoLeader`] when nothing was handed to a log; [`Error::Unknown`] when the time ran out after that;
-    /// [`Error::Busy`].
-    pub async fn write(&self, prepared: Prepared, key: Option<[u8; 16]>, patience: Duration) -> Result<Ack> {
-        let until = Instant::now() + patience;
-        let (request, number) = match key {
-            Some(key) => (Request::Key(key), None),
-            None => {
-                let (request, number) = self.begin_request();
-                (request, Some(number))
-            }
-        };
-        let result = self.write_until(request, prepared.into_payload().into(), until).await;
-        if let Some(number) = number {
-            self.inner.requests.lock().0.remove(&number);
-        }
-        result
-    }
-
-    fn begin_request(&self) -> (Request, u64) {
-        let mut requests = self.inner.requests.lock();
-        let number = requests.1;
-        requests.1 += 1;
-        requests.0.insert(number);
-        let below = requests.0.first().copied().unwrap_or(number);
-        let options = &self.inner.options;
-        (Request::Node(NodeRequest { node: options.id, boot: options.boot, number, below }), number)
-    }
-
-    async fn write_until(&self, request: Request, write: Bytes, until: Instant) -> Result<Ack> {
-        let mut unknown = None;
-        loop {
-            let tried = tokio::time::timeout_at(until, self.try_write(request, write.clone())).await;
-            let reason = match tried {
-                Ok(Ok(ack)) => return Ok(ack),
-                // These are for another try. After the second, whether the first took effect is known to nobody; but it has
-                // the same request, and is answered for it.
-                Ok(Err(Error::NotLeader { leader })) => {
-                    format!("node {} sent it on to {leader:?}", self.inner.options.id)
-                }
-                Ok(Err(Error::NoLeader { reason })) => reason,
-                Ok(Err(Error::Unknown { reason })) => {
-                    unknown = Some(reason.clone());
-                    reason
-                }
-                Ok(Err(other)) => return Err(other),
-                Err(_) => {
-                    let reason = unknown.unwrap_or_else(|| "there was no answer in time".into());
-                    return Err(Error::Unknown { reason });
-                }
-            };
-            if Instant::now() + ASK_AGAIN >= until {
-                return Err(match unknown {
-                    Some(reason) => Error::Unknown { reason },
-                    None => Error::NoLeader { reason },
-                });
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    }
-
-    /// Hands a write to whoever leads.
-    async fn try_write(&self, request: Request, write: Bytes) -> Result<Ack> {
-        let (leader, member) = self.leader().ok_or_else(no_leader)?;
-        if leader == self.inner.options.id {
-            return self.write_here(request, write).await;
-        }
-        let message = message::write(GROUP, &request, &write);
-        let transport = &self.inner.network.transport;
-        match transport.call(leader, &member, Lane::Control, message).await {
-            Ok(answer) => message::read_written(&answer).unwrap_or_else(|| Err(malformed(leader))),
-            // It may have been taken before the connection broke.
-            Err(error) => Err(Error::Unknown { reason: format!("node {leader} {error}") }),
-        }
-    }
-
-    async fn write_here(&self, request: Request, write: Bytes) -> Result<Ack> {
-        self.inner.db.admits()?;
-        self.inner.coalescer.write(request, write).await
+    /// Counters of the database.
+    pub fn stats(&self) -> lumen::Stats {
+        self.inner.db.stats()
     }
 
     /// Who leads, as far as is known here, and how it is reached.
     pub fn leader(&self) -> Option<(u64, Member)> {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader?;
-        let member = metrics.membership_config.get_node(&leader)?.clone();
-        Some((leader, member))
-    }
-
-    /// Waits until what is read here is at least as new as everything that was acknowledged anywhere before the call.
-    pub async fn read_barrier(&self, patience: Duration) -> Result<()> {
-        let until = Instant::now() + patience;
-        loop {
-            let reason = match tokio::time::timeout_at(until, self.try_barrier()).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(Error::NotLeader { .. } | Error::NoLeader { .. } | Error::Unknown { .. })) => {
-                    "no leader answers"
-                }
-                Ok(Err(other)) => return Err(other),
-                Err(_) => "no leader answered in time",
-            };
-            if Instant::now() + ASK_AGAIN >= until {
-                return Err(Error::NoLeader { reason: reason.into() });
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    }
-
-    async fn try_barrier(&self) -> Result<()> {
-        let (leader, member) = self.leader().ok_or_else(no_leader)?;
-        let id = if leader == self.inner.options.id {
-            self.read_index().await?
-        } else {
-            let call =
-                self.inner.network.transport.call(leader, &member, Lane::Control, message::read_index(GROUP));
-            let answer = call.await.map_err(|error| Error::NoLeader { reason: error.to_string() })?;
-            message::read_indexed(&answer).unwrap_or_else(|| Err(malformed(leader)))?
-        };
-        let read = openraft::raft::linearizable_read::ReadLogId::from_log_id(id);
-        let ready = Linearizer::new(leader, read, None).await_ready(&self.inner.raft).await;
-        ready.map(drop).map_err(|fatal| Error::Stopped { reason: fatal.to_string() })
-    }
-
-    /// At which entry a read that begins now may be served; asked of the leader.
-    async fn read_index(&self) -> Result<LogId> {
-        match self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
-            Err(RaftError::Fatal(fatal)) => Err(Error::Stopped { reason: fatal.to_string() }),
-            Err(error) => Err(Error::NoLeader { reason: error.to_string() }),
-        }
-    }
-
-    /// Answers a request of another node.
-    pub async fn answer(&self, bytes: Bytes) -> std::result::Result<Bytes, TransportError> {
-        let refused = |reason: String| TransportError::Refused(reason);
-        if let Some(request) = transfer::read(GROUP, &bytes) {
-            return self.receive(request).await.map_err(|error| refused(error.to_string()));
-        }
-        let request = message::read(GROUP, &bytes).ok_or_else(|| refused("a malformed request".into()))?;
-        let raft = &self.inner.raft;
-        let fatal = |error: String| TransportError::Unreachable(error);
-        Ok(match request {
-            message::Request::Append(request) => {
-                let (prev, last) = (request.prev_log_id, request.entries.last().map(|entry| entry.log_id));
-                let response =
-                    raft.append_entries(request).await.map_err(|error| fatal(error.to_string()))?;
-                message::appended(&response.into_stream_result(prev, last.or(prev)))
-            }
-            message::Request::Vote(request) => {
-                self.guard()?;
-                message::voted(&raft.vote(request).await.map_err(|error| fatal(error.to_string()))?)
-            }
-            message::Request::PreVote(request) => {
-                self.guard()?;
-                message::voted(&raft.pre_vote(request).await.map_err(|error| fatal(error.to_string()))?)
-            }
-            message::Request::Transfer(request) => {
-                let taken = raft.handle_transfer_leader(request).await;
-                message::transferred(&taken.map_err(|error| fatal(error.to_string()))?)
-            }
-            message::Request::Write { request, write } => {
-                message::written(&self.write_here(request, write).await)
-            }
-            message::Request::Read => message::indexed(&self.read_index().await),
-        })
-    }
-
-    /// Answers a stream of entries from a leader, in order.
-    pub fn answer_stream(&self, requests: BoxStream<'static, Bytes>) -> Answers {
-        let appends = requests.map(|bytes| match message::read(GROUP, &bytes) {
-            Some(message::Request::Append(request)) => Some(request),
-            _ => None,
-        });
-        // What cannot be read ends the stream: the leader begins a new one.
-        let appends = appends.take_while(|request| std::future::ready(request.is_some()));
-        let appends = appends.filter_map(std::future::ready);
-        let answers = self.inner.raft.stream_append(appends);
-        let encode = |answer: std::result::Result<_, openraft::errors::Fatal<TypeConfig>>| {
-            answer
-                .map(|result| message::appended(&result))
-                .map_err(|fatal| TransportError::Unreachable(fatal.to_string()))
-        };
-        answers.map(encode).boxed()
-    }
-
-    /// Requests to another node that are worth having under way in one stream.
-    pub const fn stream_requests_max() -> usize {
-        STREAM_REQUESTS_MAX
-    }
-
-    fn guard(&self) -> std::result::Result<(), TransportError> {
-        if Instant::now() < self.inner.guarded_until {
-            return Err(TransportError::Unreachable(
-                "it started a moment ago and votes for nobody yet".into(),
-            ));
-        }
-        Ok(())
-    }
-
-    async fn receive(&self, request: transfer::Request) -> Result<Bytes> {
-        let inner = &self.inner;
-        let mut receiving = inner.receiving.lock().await;
-        match request {
-            transfer::Request::Offer { manifest } => {
-                let staging = Staging::open(inner.home.vfs.clone(), &inner.home.dir, &manifest)?;
-                let wanted = staging.wanted(&inner.db, &manifest)?;
-                *receiving = Some((transfer::digest(&manifest), manifest, staging));
-                Ok(transfer::wanted_answer(&wanted))
-            }
-            transfer::Request::Piece { digest, name, offset, bytes } => {
-                let staging = receiving.as_ref().filter(|(known, ..)| *known == digest);
-                let (_, _, staging) = staging.ok_or_else(not_offered)?;
-                staging.put(&name, offset, &bytes)?;
-                Ok(Bytes::from_static(&[0]))
-            }
-            transfer::Request::Install { vote, digest } => {
-                let offered = receiving.take_if(|(known, ..)| *known == digest);
-                let (_, manifest, staging) = offered.ok_or_else(not_offered)?;
-                let data = SnapshotData::Staged { manifest: manifest.to_vec(), staging };
-                let place = data.place()?;
-                let meta = openraft::alias::SnapshotMetaOf::<TypeConfig> {
-                    last_log_id: place.applied,
-                    last_membership: place.membership,
-                };
-                let snapshot =
-                    openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
-                // One at a time: the lock is held until it is installed.
-                let installed = inner.raft.install_full_snapshot(vote, snapshot).await;
-                let response = installed.map_err(|fatal| Error::Stopped { reason: fatal.to_string() })?;
-                let mut out = Vec::new();
-                crate::codec::put_vote(&mut out, &response.vote);
-                Ok(out.into())
-            }
-        }
-    }
-
-    /// Forms a cluster of these members; this node must be one of them, and none may have been in a cluster before.
-    pub async fn initialize(&self, members: BTreeMap<u64, Member>) -> Result<()> {
-        match self.inner.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(Error::AlreadyInitialized),
-            Err(RaftError::APIError(error)) => Err(Error::Membership { reason: error.to_string() }),
-            Err(RaftError::Fatal(fatal)) => Err(Error::Stopped { reason: fatal.to_string() }),
-        }
-    }
-
-    /// Has a node follow without voting. Only of the leader.
-    pub async fn add_learner(&self, id: u64, member: Member) -> Result<()> {
-        self.inner.raft.add_learner(id, member, false).await.map(drop).map_err(write_error)
-    }
-
-    /// Has these nodes vote, and no others; those that no longer do are members no more unless `retain`. Only of the leader.
-    pub async fn set_voters(&self, voters: BTreeSet<u64>, retain: bool) -> Result<()> {
-        let change = ChangeMembers::ReplaceAllVoters(voters);
-        self.inner.raft.change_membership(change, retain).await.map(drop).map_err(write_error)
-    }
-
-    /// Has another node lead. Only of the leader; returns at once.
-    pub async fn transfer_leader(&self, to: u64) -> Result<()> {
-        let asked = self.inner.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|fatal| Error::Stopped { reason: fatal.to_string() })
+        self.inner.leader.now()
     }
 
     /// Flushes the database, and lets the log go of what is in its files then, but for the last `keep` entries.
     pub async fn purge(&self, keep: u64) -> Result<()> {
         let db = self.inner.db.clone();
-        let flushed = tokio::task::spawn_blocking(move || db.flush()).await;
-        flushed.map_err(|error| Error::Stopped { reason: error.to_string() })??;
-        let stopped =
-            |fatal: openraft::errors::Fatal<TypeConfig>| Error::Stopped { reason: fatal.to_string() };
-        self.inner.raft.trigger().snapshot().await.map_err(stopped)?;
-        let place = crate::state_machine::Place::decode(&self.inner.db.durable_position()?)?;
-        if let Some(upto) = place.applied.and_then(|applied| applied.index.checked_sub(keep)) {
-            self.inner.raft.trigger().purge_log(upto).await.map_err(stopped)?;
+        self.blocking(move || Ok(db.flush()?)).await?;
+        let place = Place::decode(&self.inner.db.durable_position()?)?;
+        match place.applied.and_then(|applied| applied.index.checked_sub(keep)) {
+            Some(upto) => self.let_go_upto(upto).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Lets the log go of what comes up to an entry, which must be in the database's files.
+    pub(crate) async fn let_go_upto(&self, upto: u64) -> Result<()> {
+        let raft = &self.inner.raft;
+        // The core lets nothing go that it does not know to be in a snapshot.
+        raft.trigger().snapshot().await.map_err(stopped)?;
+        let is_known =
+            |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.snapshot.is_some_and(|id| id.index >= upto);
+        let wait = raft.wait(Some(SNAPSHOT_PATIENCE));
+        let waited = wait.metrics(is_known, "the snapshot is known").await;
+        waited.map_err(|error| Error::Stopped { reason: error.to_string() })?;
+        raft.trigger().purge_log(upto).await.map_err(stopped)
+    }
+
+    /// Runs what waits for the disk where that holds up nobody; here, if this node has no threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if self.inner.options.database.threads == 0 {
+            return work();
+        }
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Error::Stopped { reason: error.to_string() })?
     }
 
     /// Counters of the log.
@@ -488,33 +313,57 @@ impl Node {
             voters: membership.voter_ids().collect(),
             members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
             replicated: replicated.collect(),
+            live: live(&metrics, self.recent()),
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }
 
     /// Stops taking part, flushes and closes the files.
     pub async fn close(&self) -> Result<()> {
+        self.inner.tasks.lock().drain(..).for_each(|task| task.abort());
         // A core that has failed has nothing to add to what is known of it.
         let _ = self.inner.raft.shutdown().await;
         let (db, log) = (self.inner.db.clone(), self.inner.log.clone());
-        let closed = tokio::task::spawn_blocking(move || {
+        self.blocking(move || {
             db.close()?;
             log.close()
-        });
-        closed.await.map_err(|error| Error::Stopped { reason: error.to_string() })?
+        })
+        .await
     }
 }
 
-fn no_leader() -> Error {
-    Error::NoLeader { reason: "none is known here".into() }
+/// What an error of openraft's core means: it has stopped.
+pub(crate) fn stopped(fatal: Fatal<TypeConfig>) -> Error {
+    Error::Stopped { reason: fatal.to_string() }
 }
 
-fn not_offered() -> Error {
-    Error::Io { reason: "a piece of a snapshot that was not offered".into() }
-}
-
-fn malformed(node: u64) -> Error {
-    Error::Unknown { reason: format!("node {node} gave a malformed answer") }
+/// Joins a cluster by one of its members, and asks until one answers; what is answered is the number of this node.
+async fn join(options: &NodeOptions, store: [u8; 16], transport: &dyn Transport) -> Result<u64> {
+    let request =
+        message::change(GROUP, &Change::Join { member: Member { store, ..options.member.clone() } });
+    if options.join.is_empty() {
+        return Err(Error::Membership {
+            reason: "this node has no number, and no address to join a cluster by".into(),
+        });
+    }
+    loop {
+        for address in &options.join {
+            let answer = match transport.call_address(address, request.clone()).await {
+                Ok(answer) => message::read_changed(&answer),
+                Err(TransportError::Refused(reason)) => {
+                    return Err(Error::Membership { reason: format!("{address} refused: {reason}") });
+                }
+                Err(error) => Some(Err(Error::NoLeader { reason: error.to_string() })),
+            };
+            match answer {
+                Some(Ok(id)) => return Ok(id),
+                Some(Err(error @ Error::Membership { .. })) => return Err(error),
+                Some(Err(error)) => tracing::info!(address, %error, "cannot join yet"),
+                None => tracing::warn!(address, "it gave a malformed answer"),
+            }
+        }
+        tokio::time::sleep(JOIN_AGAIN).await;
+    }
 }
 
 /// Applies what is committed and not in the database's files, in large groups (openraft would in groups of 64).

@@ -5,21 +5,24 @@
 //! membership, so that both are in the same manifest record as what they describe.
 //!
 //! ```text
-//! position:  │ 1: u8 │ maybe a log id │ membership with the log id of its entry │
+//! position:  │ 1: u8 │ maybe a log id │ membership with the log id of its entry │ used: varint │ { id: varint } … │
 //! ```
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use futures_util::{Stream, TryStreamExt};
 use lumen::{Ack, Database};
-use lumen_engine::coding::Decoder;
+use lumen_engine::coding::{Decoder, put_varint};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::read::Progress;
 use crate::snapshot::{Home, SnapshotData};
 use crate::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
 
@@ -35,6 +38,8 @@ const VERSION: u8 = 1;
 pub(crate) struct Place {
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
+    /// The numbers of all nodes that there ever were.
+    pub used: BTreeSet<u64>,
 }
 
 impl Place {
@@ -42,6 +47,8 @@ impl Place {
         let mut out = vec![VERSION];
         codec::put_maybe(&mut out, self.applied.as_ref());
         codec::put_stored_membership(&mut out, &self.membership);
+        put_varint(&mut out, self.used.len() as u64);
+        self.used.iter().for_each(|id| put_varint(&mut out, *id));
         out
     }
 
@@ -62,7 +69,11 @@ impl Place {
             }
             let applied = codec::read_maybe(&mut decoder)?;
             let membership = codec::read_stored_membership(&mut decoder)?;
-            decoder.is_empty().then_some(Place { applied, membership })
+            let mut used = BTreeSet::new();
+            for _ in 0..decoder.varint()? {
+                used.insert(decoder.varint()?);
+            }
+            decoder.is_empty().then_some(Place { applied, membership, used })
         };
         read().ok_or_else(malformed)
     }
@@ -74,13 +85,20 @@ pub(crate) struct StateMachine {
     db: Database,
     home: Home,
     place: Arc<Mutex<Place>>,
+    progress: Arc<watch::Sender<Progress>>,
 }
 
 impl StateMachine {
     /// Stands where the database's manifest does.
     pub(crate) fn new(db: Database, home: Home) -> Result<StateMachine> {
         let place = Place::decode(&db.durable_position()?)?;
-        Ok(StateMachine { db, home, place: Arc::new(Mutex::new(place)) })
+        let progress = Arc::new(watch::Sender::new(progress_of(&place, &db)));
+        Ok(StateMachine { db, home, place: Arc::new(Mutex::new(place)), progress })
+    }
+
+    /// Tells how far it is.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     /// Where it is.
@@ -97,6 +115,7 @@ impl StateMachine {
             match &entry.payload {
                 EntryPayload::Normal(proposed) => writes.push(&proposed.0),
                 EntryPayload::Membership(membership) => {
+                    place.used.extend(membership.nodes().map(|(id, _)| *id));
                     place.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                 }
                 EntryPayload::Blank => {}
@@ -104,6 +123,7 @@ impl StateMachine {
         }
         place.applied = Some(last.log_id);
         let mut acks = self.db.apply(&writes, &place.encode())?.into_iter();
+        self.progress.send_replace(progress_of(&place, &self.db));
         let of = |entry: &Entry| match &entry.payload {
             EntryPayload::Normal(_) => acks.next().unwrap_or_default(),
             _ => Vec::new(),
@@ -129,6 +149,10 @@ impl StateMachine {
         }
         Ok(())
     }
+}
+
+fn progress_of(place: &Place, db: &Database) -> Progress {
+    Progress { entries: place.applied.map_or(0, |id| id.index + 1), seq: db.seq() }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -166,6 +190,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let reason = format!("the snapshot is of {:?}, not of {:?}", place.applied, meta.last_log_id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
+        self.progress.send_replace(progress_of(&place, &self.db));
         *self.place.lock() = place;
         Ok(())
     }

@@ -27,6 +27,7 @@ use openraft::raft::SnapshotResponse;
 
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::message::head;
 use crate::network::Peer;
 use crate::snapshot::SnapshotData;
 use crate::types::{TypeConfig, Vote};
@@ -62,7 +63,7 @@ pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
         OFFER => Request::Offer { manifest: slice(&mut decoder)? },
         PIECE => {
             let digest = decoder.u64()?;
-            let name = std::str::from_utf8(decoder.slice()?).ok()?.to_owned();
+            let name = decoder.text()?.to_owned();
             let (offset, crc) = (decoder.varint()?, decoder.u32()?);
             let bytes = slice(&mut decoder)?;
             if crc32fast::hash(&bytes) != crc {
@@ -92,16 +93,10 @@ fn read_wanted(bytes: &Bytes) -> Option<Vec<Wanted>> {
     let mut decoder = Decoder::new(bytes);
     let mut wanted = Vec::new();
     for _ in 0..decoder.varint()? {
-        let name = std::str::from_utf8(decoder.slice()?).ok()?.to_owned();
+        let name = decoder.text()?.to_owned();
         wanted.push(Wanted { name, len: decoder.varint()?, has: decoder.varint()? });
     }
     decoder.is_empty().then_some(wanted)
-}
-
-fn head(kind: u8, group: u32) -> Vec<u8> {
-    let mut out = vec![kind];
-    out.extend_from_slice(&group.to_le_bytes());
-    out
 }
 
 /// Sends a snapshot that is held here, and has it installed.

@@ -29,6 +29,12 @@ pub struct Member {
     pub raft_addr: String,
     /// Where clients reach it, as an http URL without a path; empty when it is not known.
     pub api_url: String,
+    /// Tells the cluster from every other: the same in all its members, and given when it is formed.
+    pub cluster: [u8; 16],
+    /// Tells the node's data folder from every other; zeros when it is not known.
+    pub store: [u8; 16],
+    /// It has joined, and is to vote once it has caught up.
+    pub joining: bool,
 }
 
 /// The payload of an entry: writes of clients, encoded by `lumen::entry`. Clones share the bytes.

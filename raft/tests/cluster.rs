@@ -12,7 +12,7 @@ use futures_util::stream::BoxStream;
 use lumen::{Condition, Mapping, Outcome, SearchRequest, Write};
 use lumen_engine::vfs::memory::Memory;
 use lumen_raft::network::{Answers, Lane, Transport, TransportError};
-use lumen_raft::{Error, Member, Node, NodeOptions, Timing};
+use lumen_raft::{Change, Consistency, Error, Identity, Member, Node, NodeOptions, Timing};
 use parking_lot::Mutex;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -68,10 +68,22 @@ impl Transport for End {
         let (net, from) = (self.net.clone(), self.from);
         Box::pin(async move {
             let answer = net.reach(from, to)?.answer(request).await;
-            net.reach(to, from)?; // the answer needs a way back
+            // The answer needs a way back.
+            net.reach(to, from).map_err(|error| TransportError::Broken(error.to_string()))?;
             answer
         })
     }
+
+    fn call_address(
+        &self,
+        address: &str,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let to = address.strip_prefix("node").and_then(|rest| rest.strip_suffix(":1")?.parse().ok());
+        self.call(to.expect("an address of this network"), &Member::default(), Lane::Control, request)
+    }
+
+    fn introduce(&self, _: Arc<dyn Fn() -> Identity + Send + Sync>) {}
 
     fn stream(
         &self,
@@ -91,15 +103,15 @@ impl Transport for End {
     }
 }
 
+#[derive(Default)]
 struct Cluster {
     net: Net,
     disks: BTreeMap<u64, Memory>,
-    boots: u64,
 }
 
 impl Cluster {
     async fn form(ids: &[u64]) -> Cluster {
-        let mut cluster = Cluster { net: Net::default(), disks: BTreeMap::new(), boots: 0 };
+        let mut cluster = Cluster::default();
         for id in ids {
             cluster.start(*id).await;
         }
@@ -109,7 +121,6 @@ impl Cluster {
     }
 
     async fn start(&mut self, id: u64) {
-        self.boots += 1;
         let disk = self.disks.entry(id).or_default().clone();
         let database = lumen::Options {
             vfs: Arc::new(disk),
@@ -118,12 +129,14 @@ impl Cluster {
             ..lumen::Options::default()
         };
         let options = NodeOptions {
-            id,
+            id: Some(id),
+            member: member(id),
+            join: Vec::new(),
             dir: PathBuf::from("/node"),
             database,
             timing: Timing::LAN_FAST,
             tail_bytes: 64 << 10,
-            boot: self.boots,
+            keep_log_bytes: 128 << 10,
         };
         let end = End { from: id, net: self.net.clone() };
         let node = Node::open(options, Arc::new(end)).await.expect("opens");
@@ -156,7 +169,8 @@ impl Cluster {
 }
 
 fn member(id: u64) -> Member {
-    Member { raft_addr: format!("node{id}:1"), api_url: format!("http://node{id}:2") }
+    let (raft_addr, api_url) = (format!("node{id}:1"), format!("http://node{id}:2"));
+    Member { raft_addr, api_url, ..Member::default() }
 }
 
 async fn create(node: &Node) {
@@ -263,13 +277,178 @@ async fn a_new_node_gets_files_and_then_the_rest_by_log() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     cluster.start(4).await;
-    cluster.node(leader).add_learner(4, member(4)).await.expect("follows");
+    let change = Change::Learner { id: 4, member: member(4) };
+    cluster.node(leader).change(change, PATIENCE).await.expect("follows");
     assert_eq!(found(&cluster.node(4), "word").await, 200);
     put(&cluster.node(4), "after", "afterwards").await.expect("put");
     assert_eq!(found(&cluster.node(4), "afterwards").await, 1);
-    cluster.node(leader).set_voters(BTreeSet::from([1, 2, 3, 4]), true).await.expect("votes");
+    let change = Change::Voters { voters: BTreeSet::from([1, 2, 3, 4]), retain: true };
+    cluster.node(leader).change(change, PATIENCE).await.expect("votes");
     // It comes back with what it got.
     cluster.stop(4).await;
     cluster.start(4).await;
     assert_eq!(found(&cluster.node(4), "word").await, 200);
+}
+
+/// Waits until something is so.
+async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let late = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < late, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_stands_for_one_write_at_whichever_node_it_comes() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    cluster.leader().await;
+    create(&cluster.node(1)).await;
+    put(&cluster.node(1), "a", "first").await.expect("put");
+    let keyed = async |node: u64, title: &str| {
+        let source = format!(r#"{{"title":"{title}"}}"#).into_bytes();
+        let write =
+            Write::Put { collection: "books".into(), id: "a".into(), source, condition: Condition::Always };
+        let node = cluster.node(node);
+        node.read_barrier(PATIENCE).await.expect("a leader answers");
+        node.write(node.prepare(write).expect("good"), Some([7; 16]), PATIENCE).await.expect("answered")
+    };
+    let first = keyed(1, "second").await;
+    assert_eq!(first.outcome, Outcome::Updated);
+    put(&cluster.node(2), "a", "third").await.expect("put");
+    for node in [2, 3, 1] {
+        assert_eq!(keyed(node, "second").await, first);
+        assert_eq!(found(&cluster.node(node), "third").await, 1);
+    }
+    assert_eq!(keyed(3, "other").await.outcome, Outcome::Rejected(lumen::Rejection::KeyReused));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_gets_what_is_as_new_as_it_asks_for() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    create(&cluster.node(leader)).await;
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    let (near, far) = (cluster.node(others[0]), cluster.node(others[1]));
+    let ack = put(&near, "a", "seen").await.expect("put");
+    // With the token of the write, every node shows it.
+    for id in [1, 2, 3] {
+        let snapshot = cluster.node(id).read(Consistency::Session(ack.seq), PATIENCE).await.expect("there");
+        assert!(snapshot.seq() >= ack.seq);
+        assert!(snapshot.get("books", "a").expect("readable").is_some());
+    }
+    let bounded = Consistency::Bounded(Duration::from_millis(300));
+    far.read(bounded, PATIENCE).await.expect("near enough");
+    // Cut off, it has what it has.
+    cluster.net.cut_off(others[1], &[leader, others[0]]);
+    let ack = put(&near, "b", "unseen").await.expect("put");
+    let short = Duration::from_millis(400);
+    let behind = far.read(Consistency::Session(ack.seq), short).await;
+    assert!(matches!(behind, Err(Error::Behind { wanted, has }) if wanted == ack.seq && has < wanted));
+    let lonely = far.read(Consistency::Linearizable, short).await;
+    assert!(matches!(lonely, Err(Error::NoLeader { .. })));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(matches!(far.read(bounded, short).await, Err(Error::NoLeader { .. })));
+    let old = far.read(Consistency::Eventual, short).await.expect("always");
+    assert!(old.get("books", "a").expect("readable").is_some());
+    assert!(old.get("books", "b").expect("readable").is_none());
+    cluster.net.heal();
+    assert_eq!(found(&far, "unseen").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
+    let mut cluster = Cluster::form(&[1]).await;
+    create(&cluster.node(1)).await;
+    put(&cluster.node(1), "a", "kept").await.expect("put");
+    for id in [2, 3] {
+        // It gets its number first, and starts with it.
+        let joins = Member { store: [id as u8; 16], ..member(id) };
+        let change = Change::Join { member: joins.clone() };
+        assert_eq!(cluster.node(1).change(change.clone(), PATIENCE).await.expect("joins"), id);
+        assert_eq!(cluster.node(1).change(change, PATIENCE).await.expect("joins"), id, "asked again");
+        cluster.start(id).await;
+        let votes = || cluster.node(1).status().voters.contains(&id).then_some(());
+        until("it votes", votes).await;
+        assert_eq!(found(&cluster.node(id), "kept").await, 1);
+    }
+    assert!(cluster.node(1).status().members.values().all(|member| !member.joining));
+    // With one away, the other two are needed.
+    cluster.stop(2).await;
+    let leader = cluster.leader().await;
+    let is_missed = || (!cluster.node(leader).status().live.contains(&2)).then_some(());
+    until("it is missed", is_missed).await;
+    let refused = cluster.node(leader).change(Change::Remove { id: 4 - leader }, PATIENCE).await;
+    let is_told = |error: &Error| error.to_string().contains("do not answer");
+    assert!(refused.as_ref().is_err_and(is_told), "{refused:?}");
+    cluster.start(2).await;
+    // A request for the leader may come to anybody.
+    cluster.node(2).change(Change::Transfer { to: Some(3) }, PATIENCE).await.expect("handed over");
+    assert_eq!(cluster.leader().await, 3);
+    cluster.node(1).change(Change::Remove { id: 3 }, PATIENCE).await.expect("leaves");
+    let gone = || Some(cluster.node(1).status()).filter(|status| status.voters == [1, 2]).map(|_| ());
+    until("it leaves", gone).await;
+    assert_eq!(cluster.node(1).status().members.len(), 2);
+    let joins = Member { store: [9; 16], ..member(9) };
+    let change = Change::Learner { id: 3, member: joins.clone() };
+    let refused = cluster.node(1).change(change, PATIENCE).await;
+    let is_told = |error: &Error| error.to_string().contains("not used again");
+    assert!(refused.as_ref().is_err_and(is_told), "{refused:?}");
+    assert_eq!(cluster.node(1).change(Change::Join { member: joins }, PATIENCE).await.expect("joins"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_alone_becomes_a_cluster_with_all_it_holds() {
+    let mut cluster = Cluster::default();
+    let disk = cluster.disks.entry(1).or_default().clone();
+    let options = lumen::Options { vfs: Arc::new(disk), ..lumen::Options::default() };
+    let alone = lumen::Database::open("/node", options).expect("opens");
+    let mapping = Mapping::from_json(br#"{"fields":{"title":{"type":"text"}}}"#).expect("good");
+    alone.write(Write::CreateCollection { name: "books".into(), mapping }).expect("created");
+    for n in 0..50 {
+        let (id, source) = (format!("old{n}"), br#"{"title":"before"}"#.to_vec());
+        alone
+            .write(Write::Put { collection: "books".into(), id, source, condition: Condition::Always })
+            .expect("put");
+    }
+    drop(alone);
+    cluster.start(1).await;
+    let node = cluster.node(1);
+    let refused = node.initialize([1, 2].map(|id| (id, member(id))).into()).await;
+    assert!(matches!(refused, Err(Error::Membership { .. })), "others would lack what it holds: {refused:?}");
+    node.initialize([(1, member(1))].into()).await.expect("forms");
+    assert_eq!(found(&node, "before").await, 50);
+    put(&node, "new", "after").await.expect("put");
+    for id in [2, 3] {
+        cluster.start(id).await;
+        let change = Change::Learner { id, member: member(id) };
+        node.change(change, PATIENCE).await.expect("follows");
+        assert_eq!(found(&cluster.node(id), "before").await, 50, "at node {id}");
+        assert_eq!(found(&cluster.node(id), "after").await, 1);
+    }
+    let change = Change::Voters { voters: BTreeSet::from([1, 2, 3]), retain: false };
+    node.change(change, PATIENCE).await.expect("vote");
+    cluster.stop(1).await;
+    assert_eq!(found(&cluster.node(2), "before after").await, 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_lets_go_by_itself_and_who_was_away_catches_up_all_the_same() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    create(&cluster.node(leader)).await;
+    let away = [1, 2, 3].into_iter().find(|id| *id != leader).expect("two others");
+    cluster.stop(away).await;
+    let long = "word ".repeat(800);
+    let node = cluster.node(leader);
+    // More than what is kept for somebody who answers: memory is flushed many times over.
+    for n in 0..600 {
+        put(&node, &format!("b{n}"), &long).await.expect("put");
+    }
+    until("the log lets go", || node.status().purged_index.filter(|purged| *purged > 100)).await;
+    cluster.start(away).await;
+    assert_eq!(found(&cluster.node(away), "word").await, 600);
 }

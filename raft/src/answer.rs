@@ -1,0 +1,166 @@
+//! Answering what other nodes ask.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use openraft::errors::Fatal;
+use tokio::time::Instant;
+
+use crate::codec;
+use crate::error::{Error, Result};
+use crate::membership::Change;
+use crate::message::{self, Request};
+use crate::network::{Answers, TransportError};
+use crate::node::{GROUP, Identity, Node, stopped};
+use crate::read::read_index;
+use crate::snapshot::SnapshotData;
+use crate::transfer::{self, Staging};
+use crate::types::TypeConfig;
+
+/// How long who joins waits for an answer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A snapshot that is being received.
+pub(crate) struct Receiving {
+    digest: u64,
+    manifest: Bytes,
+    staging: Staging,
+}
+
+impl Node {
+    /// What tells this node from all others.
+    pub fn identity(&self) -> Identity {
+        let inner = &self.inner;
+        Identity { id: inner.id, store: inner.db.id(), cluster: self.cluster() }
+    }
+
+    /// Whether a node may talk to this one: it must be of the same cluster, if both are of one, and the very one that the
+    /// cluster knows under its number. The error says why not.
+    pub fn admits(&self, from: &Identity) -> std::result::Result<(), String> {
+        let known = self.inner.leader.member(from.id);
+        match (self.cluster(), from.cluster) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                Err(format!("node {} is of another cluster than node {}", from.id, self.inner.id))
+            }
+            _ if known.is_some_and(|known| known.store != [0; 16] && known.store != from.store) => {
+                Err(format!(
+                    "node {} is known with another data folder; remove it from the cluster, and have it join anew",
+                    from.id
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers a request of another node.
+    pub async fn answer(&self, bytes: Bytes) -> std::result::Result<Bytes, TransportError> {
+        let refused = |reason: String| TransportError::Refused(reason);
+        if let Some(request) = transfer::read(GROUP, &bytes) {
+            return self.receive(request).await.map_err(|error| refused(error.to_string()));
+        }
+        let request = message::read(GROUP, &bytes).ok_or_else(|| refused("a malformed request".into()))?;
+        let raft = &self.inner.raft;
+        let fatal = |error: String| TransportError::Unreachable(error);
+        Ok(match request {
+            Request::Append(request) => {
+                let (prev, last) = (request.prev_log_id, request.entries.last().map(|entry| entry.log_id));
+                let response =
+                    raft.append_entries(request).await.map_err(|error| fatal(error.to_string()))?;
+                message::appended(&response.into_stream_result(prev, last.or(prev)))
+            }
+            Request::Vote(request) => {
+                self.guard()?;
+                message::voted(&raft.vote(request).await.map_err(|error| fatal(error.to_string()))?)
+            }
+            Request::PreVote(request) => {
+                self.guard()?;
+                message::voted(&raft.pre_vote(request).await.map_err(|error| fatal(error.to_string()))?)
+            }
+            Request::Transfer(request) => {
+                let taken = raft.handle_transfer_leader(request).await;
+                message::transferred(&taken.map_err(|error| fatal(error.to_string()))?)
+            }
+            Request::Write { request, write } => message::written(&self.write_here(request, write).await),
+            Request::Read => message::indexed(&read_index(&self.inner.leader).await),
+            // Who joins knows no leader: whoever it asks sends it on.
+            Request::Change(change @ Change::Join { .. }) => {
+                message::changed(&self.change(change, JOIN_PATIENCE).await)
+            }
+            Request::Change(change) => message::changed(&self.change_here(change).await),
+        })
+    }
+
+    /// Answers a stream of entries from a leader, in order.
+    pub fn answer_stream(&self, requests: BoxStream<'static, Bytes>) -> Answers {
+        let appends = requests.map(|bytes| match message::read(GROUP, &bytes) {
+            Some(Request::Append(request)) => Some(request),
+            _ => None,
+        });
+        // What cannot be read ends the stream: the leader begins a new one.
+        let appends = appends.take_while(|request| std::future::ready(request.is_some()));
+        let appends = appends.filter_map(std::future::ready);
+        let answers = self.inner.raft.stream_append(appends);
+        let encode = |answer: std::result::Result<_, Fatal<TypeConfig>>| {
+            answer
+                .map(|result| message::appended(&result))
+                .map_err(|fatal| TransportError::Unreachable(fatal.to_string()))
+        };
+        answers.map(encode).boxed()
+    }
+
+    /// Whether it may vote: not for a while after its start, since it may have promised a lease in its former life.
+    fn guard(&self) -> std::result::Result<(), TransportError> {
+        if Instant::now() < self.inner.guarded_until {
+            return Err(TransportError::Refused("it started a moment ago and votes for nobody yet".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes what belongs to a snapshot.
+    async fn receive(&self, request: transfer::Request) -> Result<Bytes> {
+        let inner = &self.inner;
+        let mut receiving = inner.receiving.clone().lock_owned().await;
+        match request {
+            transfer::Request::Offer { manifest } => {
+                let (db, home) = (inner.db.clone(), inner.home.clone());
+                let offered = self.blocking(move || {
+                    let staging = Staging::open(home.vfs, &home.dir, &manifest)?;
+                    let wanted = staging.wanted(&db, &manifest)?;
+                    Ok((Receiving { digest: transfer::digest(&manifest), manifest, staging }, wanted))
+                });
+                let (offered, wanted) = offered.await?;
+                *receiving = Some(offered);
+                Ok(transfer::wanted_answer(&wanted))
+            }
+            transfer::Request::Piece { digest, name, offset, bytes } => {
+                let offered = receiving.as_ref().filter(|offered| offered.digest == digest);
+                let staging = offered.ok_or_else(not_offered)?.staging.clone();
+                self.blocking(move || staging.put(&name, offset, &bytes)).await?;
+                Ok(Bytes::from_static(&[0]))
+            }
+            transfer::Request::Install { vote, digest } => {
+                let offered = receiving.take_if(|offered| offered.digest == digest);
+                let Receiving { manifest, staging, .. } = offered.ok_or_else(not_offered)?;
+                let data = SnapshotData::Staged { manifest: manifest.to_vec(), staging };
+                let place = data.place()?;
+                let meta = openraft::alias::SnapshotMetaOf::<TypeConfig> {
+                    last_log_id: place.applied,
+                    last_membership: place.membership,
+                };
+                let snapshot =
+                    openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
+                // One at a time: the lock is held until it is installed.
+                let response = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+                let mut out = Vec::new();
+                codec::put_vote(&mut out, &response.vote);
+                Ok(out.into())
+            }
+        }
+    }
+}
+
+fn not_offered() -> Error {
+    Error::Io { reason: "a piece of a snapshot that was not offered".into() }
+}

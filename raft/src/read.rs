@@ -1,0 +1,157 @@
+//! Reading: how new what is read must be, and waiting until it is.
+//!
+//! A linearizable read asks the leader at which entry it may be served (ReadIndex; Ongaro, *Consensus*, 2014, 6.4), and the
+//! leader makes sure with a round of heartbeats that it still leads. One question is under way at a time and stands for all
+//! reads that came before it was sent; those that come later wait for the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::errors::RaftError;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::leader::Leader;
+use crate::message;
+use crate::node::{GROUP, Node};
+use crate::types::LogId;
+
+/// How new what is read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// As new as everything that was acknowledged anywhere before the read began.
+    Linearizable,
+    /// At least as new as this sequence number, which an earlier answer told.
+    Session(u64),
+    /// At most this much behind.
+    Bounded(Duration),
+    /// Whatever this node has.
+    Eventual,
+}
+
+/// Asks for all readers together.
+#[derive(Clone)]
+pub(crate) struct Barrier {
+    queue: mpsc::UnboundedSender<oneshot::Sender<Result<LogId>>>,
+    last: Arc<Mutex<Option<Round>>>,
+}
+
+/// A question that was answered.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    sent: Instant,
+    id: LogId,
+}
+
+impl Barrier {
+    /// Starts the task that asks; it ends when the last handle is dropped. No question is waited for longer than `patience`.
+    pub(crate) fn start(leader: Leader, patience: Duration) -> Barrier {
+        let (queue, mut waiting) = mpsc::unbounded_channel::<oneshot::Sender<Result<LogId>>>();
+        let last = Arc::new(Mutex::new(None));
+        let noted = last.clone();
+        tokio::spawn(async move {
+            while let Some(first) = waiting.recv().await {
+                let mut all = vec![first];
+                while let Ok(next) = waiting.try_recv() {
+                    all.push(next);
+                }
+                let sent = Instant::now();
+                let late = |_| Err(Error::NoLeader { reason: "no leader answered in time".into() });
+                let answer = tokio::time::timeout(patience, ask(&leader)).await.unwrap_or_else(late);
+                if let Ok(id) = answer {
+                    *noted.lock() = Some(Round { sent, id });
+                }
+                // Who asked may have gone.
+                all.into_iter().for_each(|one| drop(one.send(answer.clone())));
+            }
+        });
+        Barrier { queue, last }
+    }
+
+    /// At which entry a read that begins now may be served.
+    async fn index(&self) -> Result<LogId> {
+        let stopped = || Error::Stopped { reason: "the node is shutting down".into() };
+        let (sender, answer) = oneshot::channel();
+        self.queue.send(sender).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+async fn ask(leader: &Leader) -> Result<LogId> {
+    let asked = leader.have_done(|| message::read_index(GROUP), message::read_indexed, read_index(leader));
+    match asked.await {
+        // A read has nothing that could have been done.
+        Err(Error::Unknown { reason }) => Err(Error::NoLeader { reason }),
+        other => other,
+    }
+}
+
+/// At which entry a read that begins now may be served, if this node leads.
+pub(crate) async fn read_index(leader: &Leader) -> Result<LogId> {
+    match leader.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
+        Err(RaftError::Fatal(fatal)) => Err(Error::Stopped { reason: fatal.to_string() }),
+        Err(error) => Err(Error::NoLeader { reason: error.to_string() }),
+    }
+}
+
+impl Node {
+    /// The database at a moment that is as new as asked for, waiting for it at most so long.
+    ///
+    /// Errors: [`Error::NoLeader`] when nobody could say what is new enough; [`Error::Behind`] when it is known, and not
+    /// here in time.
+    pub async fn read(&self, consistency: Consistency, patience: Duration) -> Result<lumen::Snapshot> {
+        let until = Instant::now() + patience;
+        match consistency {
+            Consistency::Eventual => {}
+            Consistency::Session(seq) => self.wait_for(until, seq, |at| at.seq).await?,
+            Consistency::Linearizable => self.barrier(until).await?,
+            Consistency::Bounded(most) => {
+                let last = *self.inner.barrier.last.lock();
+                let applied = self.inner.progress.borrow().entries;
+                let is_new_enough = |round: Round| round.sent.elapsed() <= most && applied > round.id.index;
+                if !last.is_some_and(is_new_enough) {
+                    self.barrier(until).await?;
+                }
+            }
+        }
+        Ok(self.snapshot())
+    }
+
+    /// Waits until what is read here is at least as new as everything that was acknowledged anywhere before the call.
+    pub async fn read_barrier(&self, patience: Duration) -> Result<()> {
+        self.barrier(Instant::now() + patience).await
+    }
+
+    async fn barrier(&self, until: Instant) -> Result<()> {
+        let barrier = &self.inner.barrier;
+        let id = match self.inner.leader.insist(until, || barrier.index()).await {
+            Err(Error::Unknown { reason }) => return Err(Error::NoLeader { reason }),
+            other => other?,
+        };
+        self.wait_for(until, id.index + 1, |at| at.entries).await
+    }
+
+    /// Waits until so much is applied.
+    async fn wait_for(&self, until: Instant, wanted: u64, of: impl Fn(&Progress) -> u64) -> Result<()> {
+        let mut progress = self.inner.progress.clone();
+        let reached = progress.wait_for(|at| of(at) >= wanted);
+        match tokio::time::timeout_at(until, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Stopped { reason: "the node is shutting down".into() }),
+            Err(_) => Err(Error::Behind { wanted, has: of(&self.inner.progress.borrow()) }),
+        }
+    }
+}
+
+/// How far the database is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// How many entries of the log are applied.
+    pub entries: u64,
+    /// The sequence number that reads see.
+    pub seq: u64,
+}
