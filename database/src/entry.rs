@@ -13,7 +13,7 @@
 use lumen_engine::coding::{Decoder, put_slice, put_varint};
 
 use crate::catalog::Catalog;
-use crate::write::Prepared;
+use crate::write::{Part, Prepared, Write};
 
 const VERSION: u8 = 1;
 /// The least bytes of a write with its request.
@@ -143,11 +143,28 @@ impl Entry {
     }
 }
 
+/// A log entry in words, for people.
+pub fn describe(payload: &[u8]) -> String {
+    let Some(entry) = Entry::decode(&Catalog::default(), payload) else {
+        return "malformed entry".into();
+    };
+    let parts: Vec<Part> = entry.proposals.into_iter().flat_map(|one| one.prepared.parts).collect();
+    let shown = parts.iter().take(3).map(|part| match &part.write {
+        Write::CreateCollection { name, .. } => format!("create {name}"),
+        Write::DropCollection { name } => format!("drop {name}"),
+        Write::Put { collection, id, source, .. } => format!("put {collection}/{id} {} bytes", source.len()),
+        Write::Delete { collection, id, .. } => format!("delete {collection}/{id}"),
+        Write::Batch(_) => "batch".into(),
+    });
+    let more = parts.len().saturating_sub(3);
+    let tail = if more > 0 { format!("; {more} more") } else { String::new() };
+    format!("{}{tail}", shown.collect::<Vec<_>>().join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mapping::Mapping;
-    use crate::write::Write;
 
     #[test]
     fn entries_come_back_and_cut_ones_do_not() {

@@ -4,9 +4,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use crate::entry;
 use crate::error::{Error, Result};
 use crate::indexing;
-use crate::write;
 
 fn io_error(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |error| Error::Io { reason: format!("cannot read {}: {error}", path.display()) }
@@ -33,7 +33,7 @@ pub fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
         Some("sst" | "damaged") => lumen_engine::inspect::table(&name, &bytes, out),
         Some("blob") => lumen_engine::inspect::blobs(&name, &bytes, out),
         Some("log" | "wal" | "manifest") => {
-            lumen_engine::inspect::log_segment(&name, &bytes, out, &|payload| write::describe(payload))
+            lumen_engine::inspect::log_segment(&name, &bytes, out, &|payload| entry::describe(payload))
         }
         Some("att") => return attachment(&name, bytes, out),
         Some(ending) if ending.ends_with("-spare") => {
@@ -77,6 +77,8 @@ fn folder(path: &Path, out: &mut dyn Write) -> Result<()> {
             Some("damaged") => "a table of which a part could not be read",
             Some("att") => "index segment or deletes",
             Some(ending) if ending.ends_with("-spare") => "a log segment in waiting",
+            _ if name == "raft" => "the replicated log of a node of a cluster",
+            _ if name == "staging" => "files of another node that are coming",
             _ if name == "LOCK" => "held by the process that has the folder open",
             _ => "not ours",
         };

@@ -20,7 +20,6 @@ use lumen_engine::coding::{Decoder, put_slice, put_varint};
 use lumen_index::Analyzed;
 
 use crate::catalog::{Catalog, check_id, check_name};
-use crate::entry::Entry;
 use crate::error::Rejection;
 use crate::fields;
 use crate::mapping::Mapping;
@@ -460,24 +459,6 @@ fn decode(bytes: &[u8]) -> Option<Write> {
         _ => return None,
     };
     decoder.is_empty().then_some(write)
-}
-
-/// A log entry in words, for people.
-pub(crate) fn describe(payload: &[u8]) -> String {
-    let Some(entry) = Entry::decode(&Catalog::default(), payload) else {
-        return "malformed entry".into();
-    };
-    let parts: Vec<Part> = entry.proposals.into_iter().flat_map(|one| one.prepared.parts).collect();
-    let shown = parts.iter().take(3).map(|part| match &part.write {
-        Write::CreateCollection { name, .. } => format!("create {name}"),
-        Write::DropCollection { name } => format!("drop {name}"),
-        Write::Put { collection, id, source, .. } => format!("put {collection}/{id} {} bytes", source.len()),
-        Write::Delete { collection, id, .. } => format!("delete {collection}/{id}"),
-        Write::Batch(_) => "batch".into(),
-    });
-    let more = parts.len().saturating_sub(3);
-    let tail = if more > 0 { format!("; {more} more") } else { String::new() };
-    format!("{}{tail}", shown.collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn setup(vfs: &Memory, threaded: bool) -> LogSetup {
         vfs: Arc::new(vfs.clone()),
         segment_bytes: 64 << 10,
         tail_bytes: 1 << 10,
-        uuid: [7; 16],
+        uuid: Some([7; 16]),
         threaded,
         random: || 42,
         clock: || 0,

@@ -7,10 +7,11 @@
 //! how one that is far behind gets files instead of entries. [`node`] is all of it together: `leader` has something done where
 //! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be,
 //! [`membership`] who is in the cluster, `answer` answers other nodes, and `upkeep` is what a node does by itself. [`error`] is
-//! what can go wrong.
+//! what can go wrong, [`inspect`] looks at files.
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod inspect;
 pub mod membership;
 pub mod network;
 pub mod node;

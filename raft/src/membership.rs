@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::message;
+use crate::network::TransportError;
 use crate::node::{GROUP, Node, stopped};
 use crate::propose::write_error;
 use crate::types::{Member, Membership, TypeConfig};
@@ -33,8 +34,10 @@ pub enum Change {
         /// Whether those that no longer do stay as learners.
         retain: bool,
     },
-    /// A node that has no number gets one, follows, and votes once it has caught up.
+    /// A node gets a number, follows, and votes once it has caught up.
     Join {
+        /// The number it has already, if it has one.
+        id: Option<u64>,
         /// How it is reached.
         member: Member,
     },
@@ -75,18 +78,57 @@ impl Node {
         }
     }
 
+    /// Joins the cluster that a node at this address is a member of, within `patience`. Only of a node that is in none.
+    pub async fn join(&self, address: &str, patience: Duration) -> Result<()> {
+        if self.cluster().is_some() {
+            return Err(Error::AlreadyInitialized);
+        }
+        if self.inner.log.has_base() {
+            let reason =
+                "this node holds data of its own, which would be lost: the others can join it instead";
+            return Err(Error::Membership { reason: reason.into() });
+        }
+        let member = Member { store: self.inner.db.id(), ..self.inner.options.member.clone() };
+        let request = message::change(GROUP, &Change::Join { id: Some(self.inner.id), member });
+        let asked = tokio::time::timeout(
+            patience,
+            self.inner.leader.network.transport.call_address(address, request),
+        );
+        let late = |_| TransportError::Broken(format!("within {patience:?}"));
+        let answer = asked.await.map_err(late).and_then(|answer| answer);
+        let answer = answer.map_err(|error| Error::Membership { reason: format!("{address} {error}") })?;
+        let malformed = || Error::Membership { reason: format!("{address} gave a malformed answer") };
+        message::read_changed(&answer).ok_or_else(malformed)?.map(drop)
+    }
+
+    /// Has another node lead, if this one does and another can, so that nobody misses it when it stops.
+    pub async fn hand_over(&self) {
+        if self.inner.leader.now().is_some_and(|(leader, _)| leader == self.inner.id) {
+            if let Err(error) = self.transfer_leader(None).await {
+                tracing::info!(%error, "leadership was not handed over");
+            }
+        }
+    }
+
     /// Makes a change, wherever the leader is, within `patience`; answers the number of the node that has joined, or 0.
     ///
     /// Errors: [`Error::Membership`] when it cannot be made, or would leave fewer voters that answer than are needed.
     pub async fn change(&self, change: Change, patience: Duration) -> Result<u64> {
         let until = Instant::now() + patience;
         let leader = &self.inner.leader;
-        let attempt = || {
-            leader.have_done(
+        let attempt = || async {
+            let done = leader.have_done(
                 || message::change(GROUP, &change),
                 message::read_changed,
                 self.change_here(change.clone()),
-            )
+            );
+            match done.await {
+                // It is tried again as if there were no leader: until another change is through, there is none for this one.
+                Err(Error::Busy { .. }) => {
+                    Err(Error::NoLeader { reason: "it is busy with another change of members".into() })
+                }
+                done => done,
+            }
         };
         leader.insist(until, attempt).await
     }
@@ -98,7 +140,14 @@ impl Node {
                 self.check_unused(id, &member)?;
                 self.add(id, member).await?;
             }
-            Change::Join { member } => {
+            Change::Join { id: Some(id), member } => {
+                self.check_unused(id, &member)?;
+                if !self.status().members.contains_key(&id) {
+                    self.add(id, Member { joining: true, ..member }).await?;
+                }
+                return Ok(id);
+            }
+            Change::Join { id: None, member } => {
                 let members = self.status().members;
                 // It asks again: it got its number the last time.
                 if let Some((id, _)) = members.iter().find(|(_, known)| known.store == member.store) {

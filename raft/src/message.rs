@@ -14,7 +14,7 @@
 //!   answer:  │ 0 │ log id │    or an error
 //! change:    │ 10 │ group: u32 │ 1 │ id: varint │ member │                                    a learner
 //!                              │ 2 │ retain: u8 │ voters: varint │ { id: varint } … │          who votes
-//!                              │ 3 │ member │                                                 it joins
+//!                              │ 3 │ id: varint │ member │                                    it joins; 0: it has no id
 //!                              │ 4 │ id: varint │                                             it leaves
 //!                              │ 5 │ id: varint │                                             it leads; 0: any other
 //!   answer:  │ 0 │ number: varint │    or an error
@@ -150,8 +150,9 @@ pub(crate) fn change(group: u32, change: &Change) -> Bytes {
             put_varint(&mut out, voters.len() as u64);
             voters.iter().for_each(|id| put_varint(&mut out, *id));
         }
-        Change::Join { member } => {
+        Change::Join { id, member } => {
             out.push(3);
+            put_varint(&mut out, id.unwrap_or(0));
             codec::put_member(&mut out, member);
         }
         Change::Remove { id } => {
@@ -177,7 +178,10 @@ fn read_change(decoder: &mut Decoder<'_>) -> Option<Change> {
             }
             Change::Voters { voters, retain }
         }
-        3 => Change::Join { member: codec::read_member(decoder)? },
+        3 => Change::Join {
+            id: Some(decoder.varint()?).filter(|id| *id > 0),
+            member: codec::read_member(decoder)?,
+        },
         4 => Change::Remove { id: decoder.varint()? },
         5 => Change::Transfer { to: Some(decoder.varint()?).filter(|id| *id > 0) },
         _ => return None,
@@ -473,7 +477,8 @@ mod tests {
         let changes = [
             Change::Learner { id: 300, member: member(300) },
             Change::Voters { voters: BTreeSet::from([1, 2, 300]), retain: true },
-            Change::Join { member: member(7) },
+            Change::Join { id: None, member: member(7) },
+            Change::Join { id: Some(7), member: member(7) },
             Change::Remove { id: 3 },
             Change::Transfer { to: None },
             Change::Transfer { to: Some(2) },

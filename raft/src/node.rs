@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::answer::Receiving;
 use crate::error::{Error, Result};
+use crate::inspect::FOLDER;
 use crate::leader::Leader;
 use crate::log::{LogSetup, LogStore};
 use crate::membership::{Change, live};
@@ -175,13 +176,13 @@ impl Node {
             vfs: home.vfs.clone(),
             segment_bytes: options.database.segment_bytes,
             tail_bytes: options.tail_bytes,
-            uuid: db.id(),
+            uuid: Some(db.id()),
             threaded: options.database.threads > 0,
             random: options.database.random,
             clock: options.database.clock,
             base: db.seq(),
         };
-        let log = LogStore::open(&options.dir.join("raft"), setup)?;
+        let log = LogStore::open(&options.dir.join(FOLDER), setup)?;
         let store = db.id();
         transport.introduce(Arc::new(move || Identity { id: 0, store, cluster: None }));
         let id = match (options.id, log.node()) {
@@ -189,8 +190,8 @@ impl Node {
             (_, Some(id)) => id,
             (given, None) => {
                 let id = match given {
-                    Some(id) => id,
-                    None => join(&options, store, &*transport).await?,
+                    Some(id) if options.join.is_empty() => id,
+                    given => join(&options, given, store, &*transport).await?,
                 };
                 log.set_node(id)?;
                 id
@@ -241,6 +242,11 @@ impl Node {
     /// The database, to read from. What is in it may be behind the cluster: see [`Node::read`].
     pub fn snapshot(&self) -> lumen::Snapshot {
         self.inner.db.snapshot()
+    }
+
+    /// How this node is reached, as it was set up.
+    pub fn member(&self) -> Member {
+        Member { store: self.inner.db.id(), ..self.inner.options.member.clone() }
     }
 
     /// Counters of the database.
@@ -318,6 +324,25 @@ impl Node {
         }
     }
 
+    /// Returns when the node has stopped by itself, and says why: it must be closed then and opened anew.
+    pub async fn stopped(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Some(failure) = self.status().failure {
+                return failure;
+            }
+            if metrics.changed().await.is_err() {
+                return self.status().failure.unwrap_or_else(|| "its core has ended".into());
+            }
+        }
+    }
+
+    /// Waits until everything is applied that was known to be committed when it started, so that nobody reads what is older
+    /// than what it showed in its former life. False when that takes longer than `patience`.
+    pub async fn recovered(&self, patience: Duration) -> bool {
+        self.inner.raft.wait_for_recovery(Some(patience)).await.is_ok()
+    }
+
     /// Stops taking part, flushes and closes the files.
     pub async fn close(&self) -> Result<()> {
         self.inner.tasks.lock().drain(..).for_each(|task| task.abort());
@@ -338,9 +363,14 @@ pub(crate) fn stopped(fatal: Fatal<TypeConfig>) -> Error {
 }
 
 /// Joins a cluster by one of its members, and asks until one answers; what is answered is the number of this node.
-async fn join(options: &NodeOptions, store: [u8; 16], transport: &dyn Transport) -> Result<u64> {
+async fn join(
+    options: &NodeOptions,
+    id: Option<u64>,
+    store: [u8; 16],
+    transport: &dyn Transport,
+) -> Result<u64> {
     let request =
-        message::change(GROUP, &Change::Join { member: Member { store, ..options.member.clone() } });
+        message::change(GROUP, &Change::Join { id, member: Member { store, ..options.member.clone() } });
     if options.join.is_empty() {
         return Err(Error::Membership {
             reason: "this node has no number, and no address to join a cluster by".into(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lumen::{Ack, Request};
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
@@ -26,6 +26,9 @@ const ENTRIES_MAX: usize = 4;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What a write counts beside its bytes.
 const HEAD_BYTES: usize = 64;
+
+/// How long another change of members takes, about.
+const CHANGE_AGAIN: Duration = Duration::from_millis(100);
 
 struct Waiting {
     request: Request,
@@ -115,6 +118,9 @@ pub(crate) fn write_error(
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
             Error::Unknown { reason: "another node became the leader meanwhile".into() }
         }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
+            _,
+        ))) => Error::Busy { retry_after: CHANGE_AGAIN },
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
             Error::Membership { reason: error.to_string() }
         }

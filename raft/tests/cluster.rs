@@ -367,7 +367,7 @@ async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
     for id in [2, 3] {
         // It gets its number first, and starts with it.
         let joins = Member { store: [id as u8; 16], ..member(id) };
-        let change = Change::Join { member: joins.clone() };
+        let change = Change::Join { id: None, member: joins.clone() };
         assert_eq!(cluster.node(1).change(change.clone(), PATIENCE).await.expect("joins"), id);
         assert_eq!(cluster.node(1).change(change, PATIENCE).await.expect("joins"), id, "asked again");
         cluster.start(id).await;
@@ -387,7 +387,8 @@ async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
     cluster.start(2).await;
     // A request for the leader may come to anybody.
     cluster.node(2).change(Change::Transfer { to: Some(3) }, PATIENCE).await.expect("handed over");
-    assert_eq!(cluster.leader().await, 3);
+    let leads = || (cluster.node(3).status().leader == Some(3)).then_some(());
+    until("it leads", leads).await;
     cluster.node(1).change(Change::Remove { id: 3 }, PATIENCE).await.expect("leaves");
     let gone = || Some(cluster.node(1).status()).filter(|status| status.voters == [1, 2]).map(|_| ());
     until("it leaves", gone).await;
@@ -397,7 +398,10 @@ async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
     let refused = cluster.node(1).change(change, PATIENCE).await;
     let is_told = |error: &Error| error.to_string().contains("not used again");
     assert!(refused.as_ref().is_err_and(is_told), "{refused:?}");
-    assert_eq!(cluster.node(1).change(Change::Join { member: joins }, PATIENCE).await.expect("joins"), 4);
+    assert_eq!(
+        cluster.node(1).change(Change::Join { id: None, member: joins }, PATIENCE).await.expect("joins"),
+        4
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

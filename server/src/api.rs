@@ -2,13 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lumen::{
-    Ack, Condition, Database, Document, Error, Mapping, Outcome, Prepared, Request, SearchRequest,
-    SearchResults, Write,
-};
-use tokio::sync::oneshot;
+use lumen::{Condition, Document, Mapping, Outcome, Prepared, SearchRequest, SearchResults, Snapshot, Write};
 
 use crate::error::{Failure, Kind};
+use crate::store::{Asked, Store};
 
 /// Bytes of a document id, at most.
 pub(crate) const ID_BYTES_MAX: usize = 512;
@@ -32,30 +29,6 @@ impl PutResult {
     }
 }
 
-/// Hands a prepared write to the log and waits until it is durable and searchable.
-///
-/// `propose` may sync and apply on this very thread: that is what keeps a lone small write free of thread hops.
-pub(crate) async fn propose(db: &Database, prepared: Prepared) -> Result<Ack, Failure> {
-    let (sender, receiver) = oneshot::channel();
-    db.propose(Request::None, prepared, move |result| {
-        // The caller may have gone away; the write is done all the same.
-        let _ = sender.send(result);
-    });
-    match receiver.await {
-        Ok(Ok(ack)) => Ok(ack),
-        Ok(Err(error)) => Err(write_failure(error)),
-        Err(_) => Err(write_failure(Error::Unknown { reason: "the log dropped the write".into() })),
-    }
-}
-
-/// An error of the log. Where the disk failed under a write, nobody knows what a restart will find: that is `unknown`.
-pub(crate) fn write_failure(error: Error) -> Failure {
-    match error {
-        Error::Io { .. } => Failure::from(Error::Unknown { reason: error.to_string() }),
-        other => Failure::from(other),
-    }
-}
-
 /// An outcome that does not belong to the write that was asked for.
 fn unexpected(outcome: &Outcome) -> Failure {
     Failure::new(Kind::Internal, format!("the log answered with {outcome:?}"))
@@ -63,13 +36,14 @@ fn unexpected(outcome: &Outcome) -> Failure {
 
 /// Makes a collection; `true` when it was not there.
 pub(crate) async fn create_collection(
-    db: &Database,
+    store: &Store,
     name: &str,
     mapping: &[u8],
+    asked: &Asked,
 ) -> Result<(bool, Mapping, u64), Failure> {
     let mapping = Mapping::from_json(mapping)?;
-    let prepared = db.prepare(Write::CreateCollection { name: name.to_string(), mapping })?;
-    let ack = propose(db, prepared).await?;
+    let prepared = store.prepare(Write::CreateCollection { name: name.to_string(), mapping })?;
+    let ack = store.write(prepared, asked).await?;
     match ack.outcome {
         Outcome::CollectionCreated { mapping } => Ok((true, mapping, ack.seq)),
         Outcome::CollectionExists { mapping } => Ok((false, mapping, ack.seq)),
@@ -79,9 +53,9 @@ pub(crate) async fn create_collection(
 }
 
 /// Drops a collection and all that is in it.
-pub(crate) async fn drop_collection(db: &Database, name: &str) -> Result<u64, Failure> {
-    let prepared = db.prepare(Write::DropCollection { name: name.to_string() })?;
-    let ack = propose(db, prepared).await?;
+pub(crate) async fn drop_collection(store: &Store, name: &str, asked: &Asked) -> Result<u64, Failure> {
+    let prepared = store.prepare(Write::DropCollection { name: name.to_string() })?;
+    let ack = store.write(prepared, asked).await?;
     match ack.outcome {
         Outcome::CollectionDropped => Ok(ack.seq),
         Outcome::Rejected(rejection) => Err(rejection.into()),
@@ -91,18 +65,22 @@ pub(crate) async fn drop_collection(db: &Database, name: &str) -> Result<u64, Fa
 
 /// A document ready for the log: everything that costs is done.
 pub(crate) fn prepare_put(
-    db: &Database,
+    store: &Store,
     collection: String,
     id: String,
     source: Vec<u8>,
     condition: Condition,
 ) -> Result<Prepared, Failure> {
-    Ok(db.prepare(Write::Put { collection, id, source, condition })?)
+    store.prepare(Write::Put { collection, id, source, condition })
 }
 
 /// Stores a prepared document.
-pub(crate) async fn put(db: &Database, prepared: Prepared) -> Result<(PutResult, u64), Failure> {
-    let ack = propose(db, prepared).await?;
+pub(crate) async fn put(
+    store: &Store,
+    prepared: Prepared,
+    asked: &Asked,
+) -> Result<(PutResult, u64), Failure> {
+    let ack = store.write(prepared, asked).await?;
     match ack.outcome {
         Outcome::Created => Ok((PutResult::Created, ack.seq)),
         Outcome::Updated => Ok((PutResult::Updated, ack.seq)),
@@ -113,14 +91,19 @@ pub(crate) async fn put(db: &Database, prepared: Prepared) -> Result<(PutResult,
 
 /// Deletes a document; whether it was there makes no difference.
 pub(crate) async fn delete(
-    db: &Database,
+    store: &Store,
     collection: &str,
     id: &str,
     condition: Condition,
+    asked: &Asked,
 ) -> Result<u64, Failure> {
     let write = Write::Delete { collection: collection.to_string(), id: id.to_string(), condition };
-    let prepared = db.prepare(write)?;
-    let ack = propose(db, prepared).await?;
+    let prepared = match store.prepare(write.clone()) {
+        // Here the collection may not be known yet.
+        Err(_) if store.catch_up(asked.patience).await? => store.prepare(write)?,
+        prepared => prepared?,
+    };
+    let ack = store.write(prepared, asked).await?;
     match ack.outcome {
         Outcome::Deleted { .. } => Ok(ack.seq),
         Outcome::Rejected(rejection) => Err(rejection.into()),
@@ -128,29 +111,26 @@ pub(crate) async fn delete(
     }
 }
 
-/// Reads a document, and at which sequence number it was read.
-pub(crate) fn get(db: &Database, collection: &str, id: &str) -> Result<(Document, u64), Failure> {
-    let snapshot = db.snapshot();
+/// Reads a document.
+pub(crate) fn get(snapshot: &Snapshot, collection: &str, id: &str) -> Result<Document, Failure> {
     match snapshot.get(collection, id)? {
-        Some(document) => Ok((document, snapshot.seq())),
+        Some(document) => Ok(document),
         None => Err(Failure::document_not_found(collection, id)),
     }
 }
 
 /// Searches. Blocks: call it where blocking is allowed. Gives up soon after `cancelled` is set.
 pub(crate) fn search(
-    db: &Database,
+    snapshot: &Snapshot,
     collection: &str,
     query: &str,
     offset: usize,
     limit: usize,
     cancelled: &AtomicBool,
-) -> Result<(SearchResults, u64), Failure> {
-    let snapshot = db.snapshot();
+) -> Result<SearchResults, Failure> {
     let asks = || cancelled.load(Ordering::Relaxed);
     let request = SearchRequest { collection, query, offset, limit, cancelled: Some(&asks) };
-    let results = snapshot.search(&request)?;
-    Ok((results, snapshot.seq()))
+    Ok(snapshot.search(&request)?)
 }
 
 /// Says whether an id can be one.
@@ -166,7 +146,12 @@ pub(crate) fn check_id(id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A new id: UUID version 7, whose order is the order of time.
-pub(crate) fn new_id() -> String {
-    uuid::Uuid::now_v7().to_string()
+/// A new id: UUID version 7, whose order is the order of time. Under an idempotency key it is the same each time.
+pub(crate) fn new_id(key: Option<[u8; 16]>) -> String {
+    key.map_or_else(uuid::Uuid::now_v7, uuid::Uuid::from_bytes).to_string()
+}
+
+/// What stands for a client's `Idempotency-Key`.
+pub(crate) fn hash_key(key: &str) -> [u8; 16] {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, key.as_bytes()).into_bytes()
 }

@@ -1,9 +1,11 @@
 //! What can be set: flags, their environment variables, their defaults.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
 /// Where a server listens unless told otherwise.
@@ -21,6 +23,115 @@ pub(crate) struct NodeConfig {
     /// Limits and sizes
     #[command(flatten)]
     pub(crate) limits: Limits,
+}
+
+/// What a node of a cluster is set up with beside.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterConfig {
+    /// Number of this node, which no other node of the cluster ever had; one that joins without is given one
+    #[arg(long, env = "LUMEN_NODE_ID", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) id: Option<u64>,
+    /// Address at which the other nodes reach this one, as host:port
+    #[arg(long, env = "LUMEN_RAFT_ADDR", default_value = RAFT_ADDR, value_name = "ADDRESS", value_parser = parse_address)]
+    pub(crate) raft_addr: String,
+    /// Address to listen on for other nodes, if it is another one than --raft-addr
+    #[arg(long, env = "LUMEN_RAFT_BIND", value_name = "ADDRESS")]
+    pub(crate) raft_bind: Option<SocketAddr>,
+    /// URL at which clients reach this node, if it is another one than --bind
+    #[arg(long, env = "LUMEN_ADVERTISE_URL", value_name = "URL", value_parser = parse_url)]
+    pub(crate) advertise_url: Option<String>,
+    /// Name of the cluster: nodes of different ones do not talk
+    #[arg(long, env = "LUMEN_CLUSTER_NAME", default_value = "lumen", value_name = "NAME")]
+    pub(crate) cluster_name: String,
+    /// Form a new cluster of this node, unless it is in one
+    #[arg(long, conflicts_with = "join")]
+    pub(crate) init: bool,
+    /// Join the cluster of the node at this address, unless this one is in a cluster; several are tried in turn
+    #[arg(long, env = "LUMEN_JOIN", value_name = "ADDRESS", value_delimiter = ',', value_parser = parse_address)]
+    pub(crate) join: Vec<String>,
+    /// Address of another node, for POST /cluster/init and /cluster/learners
+    #[arg(long = "peer", value_name = "ID=ADDRESS", value_parser = parse_peer)]
+    pub(crate) peers: Vec<(u64, String)>,
+    /// File of such addresses, one ID=ADDRESS a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peers_file: Option<PathBuf>,
+    /// How soon a leader that is gone is replaced: in 1.5 to 2 seconds, or, for nodes in one room, in about half a second
+    #[arg(long, env = "LUMEN_PROFILE", default_value = "default", value_name = "NAME")]
+    pub(crate) profile: Profile,
+    /// What a node that does not lead does with a write
+    #[arg(long, env = "LUMEN_FORWARDING", default_value = "forward", value_name = "HOW")]
+    pub(crate) forwarding: Forwarding,
+    /// Entries this node may be behind and still be ready
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub(crate) ready_lag: u64,
+}
+
+/// Where a node listens for others unless told otherwise.
+pub(crate) const RAFT_ADDR: &str = "127.0.0.1:7701";
+
+/// How soon leaders are missed.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For any network.
+    Default,
+    /// For nodes in one room.
+    LanFast,
+}
+
+/// What becomes of a write at a node that does not lead.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forwarding {
+    /// It is handed to the leader, and answered here.
+    Forward,
+    /// It is answered with 307 and the leader's URL.
+    Redirect,
+}
+
+impl ClusterConfig {
+    /// The addresses of other nodes, by number.
+    pub(crate) fn known(&self) -> anyhow::Result<BTreeMap<u64, String>> {
+        let mut known: BTreeMap<u64, String> = self.peers.iter().cloned().collect();
+        if let Some(file) = &self.peers_file {
+            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            let lines = text.lines().map(str::trim).enumerate();
+            for (at, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+                let peer = parse_peer(line);
+                let (id, address) =
+                    peer.map_err(|reason| anyhow::anyhow!("{}, line {}: {reason}", file.display(), at + 1))?;
+                known.insert(id, address);
+            }
+        }
+        Ok(known)
+    }
+}
+
+/// Reads `host:port`.
+fn parse_address(text: &str) -> Result<String, String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && is_port(port) && !text.contains('/') => {
+            Ok(text.to_string())
+        }
+        _ => Err(format!("{text:?} is no address like host:7701")),
+    }
+}
+
+/// Reads `2=host:7701`.
+fn parse_peer(text: &str) -> Result<(u64, String), String> {
+    let (id, address) = text.split_once('=').ok_or_else(|| format!("{text:?} is not like 2=host:7701"))?;
+    let id = id.trim().parse().ok().filter(|id| *id > 0);
+    Ok((id.ok_or_else(|| format!("{text:?} does not begin with a number"))?, parse_address(address.trim())?))
+}
+
+/// Reads `http://host:7700`.
+fn parse_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest.map(|rest| rest.trim_end_matches('/')) {
+        Some(rest) if !rest.is_empty() && !rest.contains(['/', '?', '#']) => {
+            Ok(text.trim_end_matches('/').to_string())
+        }
+        _ => Err(format!("{text:?} is no URL like http://host:7700")),
+    }
 }
 
 /// Sizes and times a node keeps to.
@@ -130,6 +241,22 @@ mod tests {
         }
         assert_eq!((parse_rate("0"), parse_rate("4MiB")), (Ok(0), Ok(4 << 20)));
         assert_eq!((parse_blobs("none"), parse_blobs("4KiB")), (Ok(usize::MAX), Ok(4096)));
+    }
+
+    #[test]
+    fn addresses_have_ports() {
+        assert_eq!(parse_peer("2=host:7701"), Ok((2, "host:7701".into())));
+        assert_eq!(parse_url("http://host:7700/"), Ok("http://host:7700".into()));
+        assert_eq!(parse_address("[::1]:7701"), Ok("[::1]:7701".into()));
+        for bad in ["host", ":7701", "host:port", "http://host:7701", "2=host"] {
+            assert!(parse_address(bad).is_err(), "{bad}");
+        }
+        for bad in ["host:7700", "http://", "http://host/path"] {
+            assert!(parse_url(bad).is_err(), "{bad}");
+        }
+        for bad in ["0=host:1", "x=host:1", "host:1"] {
+            assert!(parse_peer(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! else, so that every face says the same about the same thing.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lumen::{Error, Rejection};
 use serde_json::{Map, Value, json};
@@ -68,8 +68,18 @@ pub(crate) enum Kind {
     Timeout,
     /// Memory or disk is behind; come again.
     Overloaded,
-    /// The server is shutting down.
+    /// The server is shutting down, or the cluster has no leader.
     Unavailable,
+    /// This node has not yet what was asked for.
+    Behind,
+    /// The time ran out while the write was under way: it may or may not take effect.
+    OutcomeUnknown,
+    /// Another node leads, and takes this.
+    ForwardToLeader,
+    /// The cluster was formed before.
+    AlreadyInitialized,
+    /// The membership cannot be changed so, or not now.
+    Membership,
     /// The disk is full.
     DiskFull,
     /// Damage on disk, located.
@@ -106,6 +116,11 @@ impl Kind {
             Kind::Timeout => (408, "timeout", exit::UNAVAILABLE),
             Kind::Overloaded => (429, "overloaded", exit::UNAVAILABLE),
             Kind::Unavailable => (503, "unavailable", exit::UNAVAILABLE),
+            Kind::Behind => (503, "behind", exit::UNAVAILABLE),
+            Kind::OutcomeUnknown => (504, "outcome_unknown", exit::UNAVAILABLE),
+            Kind::ForwardToLeader => (307, "forward_to_leader", exit::UNAVAILABLE),
+            Kind::AlreadyInitialized => (409, "already_initialized", 4),
+            Kind::Membership => (409, "membership", 4),
             Kind::DiskFull => (507, "disk_full", 1),
             Kind::Corruption => (500, "corruption", 1),
             Kind::Unknown => (503, "unknown", exit::SYNC_FAILED),
@@ -158,6 +173,11 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::Timeout,
     Kind::Overloaded,
     Kind::Unavailable,
+    Kind::Behind,
+    Kind::OutcomeUnknown,
+    Kind::ForwardToLeader,
+    Kind::AlreadyInitialized,
+    Kind::Membership,
     Kind::DiskFull,
     Kind::Corruption,
     Kind::Unknown,
@@ -189,11 +209,17 @@ impl Failure {
         self
     }
 
+    /// Whether it is worth to try again before `deadline`.
+    pub(crate) fn is_busy_until(&self, deadline: Instant) -> bool {
+        let again = |after: Duration| Instant::now() + after < deadline;
+        self.kind == Kind::Overloaded && self.retry_after.is_some_and(again)
+    }
+
     /// Whole seconds after which it is worth to try again, if it ever is.
     pub(crate) fn retry_after_s(&self) -> Option<u64> {
         match (self.retry_after, self.kind) {
             (Some(after), _) => Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)),
-            (None, Kind::Unavailable) => Some(1),
+            (None, Kind::Unavailable | Kind::Behind) => Some(1),
             (None, _) => None,
         }
     }
@@ -300,6 +326,35 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<lumen_raft::Error> for Failure {
+    fn from(error: lumen_raft::Error) -> Failure {
+        use lumen_raft::Error as E;
+        let message = error.to_string();
+        match error {
+            E::Rejected(rejection) => Failure::from(rejection),
+            E::Database(error) => Failure::from(error),
+            E::NoLeader { .. } | E::NotLeader { .. } => Failure::new(Kind::Unavailable, message).with(
+                "hint",
+                "GET /cluster shows who is there; a cluster needs more than half of its voters",
+            ),
+            E::Busy { retry_after } => Failure::from(Error::Busy { retry_after }),
+            E::Unknown { .. } => Failure::new(Kind::OutcomeUnknown, message).with(
+                "hint",
+                "send it again with an Idempotency-Key: then it is done once, however often it comes",
+            ),
+            E::Behind { wanted, has } => {
+                Failure::new(Kind::Behind, message).with("wanted_seq", wanted).with("seq", has)
+            }
+            E::AlreadyInitialized => Failure::new(Kind::AlreadyInitialized, message),
+            E::OtherNode { .. } | E::Membership { .. } => Failure::new(Kind::Membership, message),
+            E::DiskFull { reason } => Failure::from(Error::DiskFull { reason }),
+            E::Corrupt { file, offset, reason } => Failure::from(Error::Corrupt { file, offset, reason }),
+            E::Io { .. } => Failure::new(Kind::Internal, message),
+            E::Stopped { .. } => Failure::new(Kind::Unavailable, message),
+        }
+    }
+}
+
 /// A piece of the caller's input for a message: quoted, escaped, and at most 64 bytes of it.
 pub(crate) fn excerpt(text: &str) -> String {
     const BYTES_MAX: usize = 64;
@@ -328,7 +383,7 @@ mod tests {
     fn every_type_is_unique_and_reads_back() {
         for kind in KINDS {
             assert_eq!(Kind::from_name(kind.name()), Some(*kind));
-            assert!((400..600).contains(&kind.status()));
+            assert!((307..600).contains(&kind.status()));
             assert_ne!(kind.exit_code(), 0);
         }
     }

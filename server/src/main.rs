@@ -9,7 +9,9 @@ mod error;
 mod http;
 mod metrics;
 mod node;
+mod peer;
 mod serve;
+mod store;
 
 use std::process::ExitCode;
 

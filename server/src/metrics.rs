@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use lumen::{Database, EngineStats, Stats};
+use lumen::{EngineStats, Stats};
+use lumen_raft::Node;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -16,6 +17,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::store::Store;
 
 /// Upper bounds of the latency histogram in seconds: a synced write takes 0.1 to 10 ms, a search 0.05 to 100.
 const LATENCY_BOUNDS: [f64; 14] =
@@ -45,8 +48,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// A registry that also reads the counters of `db`.
-    pub(crate) fn new(db: Database) -> Metrics {
+    /// A registry that also reads the counters of the database, and of the cluster if it is in one.
+    pub(crate) fn new(store: Store) -> Metrics {
         let mut registry = Registry::with_prefix("lumen");
         let requests = Family::<RequestLabels, Counter>::default();
         let histogram: fn() -> Histogram = || Histogram::new(LATENCY_BOUNDS);
@@ -61,7 +64,7 @@ impl Metrics {
         registry.register("http_connections", "Connections open now", connections.clone());
         let help = "Searches that were stopped because their client left or their time was up";
         registry.register("searches_given_up", help, searches_given_up.clone());
-        registry.register_collector(Box::new(DatabaseCollector { db }));
+        registry.register_collector(Box::new(StoreCollector { store }));
         Metrics { registry, requests, latency, in_flight, connections, searches_given_up }
     }
 
@@ -111,19 +114,19 @@ impl Drop for Held {
     }
 }
 
-struct DatabaseCollector {
-    db: Database,
+struct StoreCollector {
+    store: Store,
 }
 
-impl fmt::Debug for DatabaseCollector {
+impl fmt::Debug for StoreCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DatabaseCollector")
+        f.write_str("StoreCollector")
     }
 }
 
-impl Collector for DatabaseCollector {
+impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let stats: Stats = self.db.stats();
+        let stats: Stats = self.store.stats();
         let (journal, engine) = (&stats.journal, &stats.engine);
         gauge(&mut encoder, "seq", "Sequence number that reads and searches see", stats.seq)?;
         gauge(
@@ -152,6 +155,9 @@ impl Collector for DatabaseCollector {
         let bytes = levels().map(|(n, level)| (n, level.bytes));
         family(&mut encoder, "level_bytes", "Bytes of tables by level", "level", MetricType::Gauge, bytes)?;
 
+        if let Store::Cluster(node) = &self.store {
+            encode_raft(&mut encoder, node)?;
+        }
         let columns = [
             ("documents", "Live documents", MetricType::Gauge),
             ("index_segments", "Index segments on disk", MetricType::Gauge),
@@ -169,6 +175,30 @@ impl Collector for DatabaseCollector {
         }
         Ok(())
     }
+}
+
+/// Where this node is in the replicated log, and who else is there.
+fn encode_raft(encoder: &mut DescriptorEncoder<'_>, node: &Node) -> fmt::Result {
+    let (status, log) = (node.status(), node.log_stats());
+    gauge(encoder, "raft_term", "The term this node is in", status.term)?;
+    gauge(encoder, "raft_is_leader", "1 if this node leads", u64::from(status.leader == Some(status.id)))?;
+    gauge(encoder, "raft_leader_id", "Who leads; 0 when nobody is known to", status.leader.unwrap_or(0))?;
+    let index = |index: Option<u64>| index.map_or(0, |index| index + 1);
+    gauge(encoder, "raft_last_index", "Entries the log has had", index(status.last_log_index))?;
+    let help = "Entries known to be committed";
+    gauge(encoder, "raft_commit_index", help, index(status.committed_index))?;
+    gauge(encoder, "raft_applied_index", "Entries applied", index(status.applied_index))?;
+    gauge(encoder, "raft_purged_index", "Entries the log has let go", index(status.purged_index))?;
+    gauge(encoder, "raft_voters", "Nodes that vote", status.voters.len() as u64)?;
+    gauge(encoder, "raft_members", "Nodes in the cluster", status.members.len() as u64)?;
+    let last = index(status.last_log_index);
+    let lags = status.replicated.iter().filter(|(id, _)| **id != status.id);
+    let lags = lags.map(|(id, at)| (id.to_string(), last.saturating_sub(index(*at))));
+    let help = "Entries a node is behind, as the leader sees it";
+    family(encoder, "raft_peer_lag_entries", help, "peer", MetricType::Gauge, lags)?;
+    counter(encoder, "raft_log_syncs", "Syncs of the replicated log", log.syncs)?;
+    counter(encoder, "raft_log_records", "Records written to it", log.records)?;
+    counter(encoder, "raft_log_bytes", "Bytes written to it", log.bytes)
 }
 
 /// What tells how the tree is doing: write amplification is `(flushed + compacted) / user` bytes, for one.

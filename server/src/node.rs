@@ -1,22 +1,44 @@
 //! What a running node is made of; the HTTP face and `serve.rs` stand on it side by side.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lumen::Database;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::peer::client::Peers;
+use crate::store::Store;
 
 /// Searches that run at once, for each core: more would only make each slower.
 const SEARCHES_PER_CORE: usize = 4;
 
+/// What a node of a cluster has beside its database.
+pub(crate) struct ClusterFace {
+    /// The node as the others see it.
+    pub(crate) raft: lumen_raft::Node,
+    /// The connections to them.
+    pub(crate) peers: Arc<Peers>,
+    /// Addresses of nodes that were given at the start, by number.
+    pub(crate) known: BTreeMap<u64, String>,
+    /// The cluster's name.
+    pub(crate) name: String,
+    /// Whether a write that comes here is sent back with the address of the leader.
+    pub(crate) redirects: bool,
+    /// Told true when no other node is answered any more.
+    pub(crate) closing: watch::Sender<bool>,
+    /// How many entries it may be behind and still be called ready.
+    pub(crate) lag_max: u64,
+}
+
 /// One database, what is counted about it, and how it is told to stop.
 pub(crate) struct Node {
     /// The documents.
-    pub(crate) db: Database,
+    pub(crate) store: Store,
+    /// What a node of a cluster has beside.
+    pub(crate) cluster: Option<ClusterFace>,
     /// The counters.
     pub(crate) metrics: Metrics,
     /// Sizes and times to keep to.
@@ -24,6 +46,7 @@ pub(crate) struct Node {
     /// Room for searches; the others wait for theirs.
     pub(crate) searches: Semaphore,
     draining: AtomicBool,
+    recovered: AtomicBool,
     fatal: OnceLock<String>,
     fatal_bell: Notify,
     boot: u32,
@@ -32,14 +55,17 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node over an open database.
-    pub(crate) fn new(db: Database, limits: Limits) -> Node {
+    pub(crate) fn new(store: Store, limits: Limits, cluster: Option<ClusterFace>) -> Node {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // Tells the requests of one run from those of the next in the logs.
         let boot = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u32);
         Node {
-            metrics: Metrics::new(db.clone()),
-            db,
+            // Alone, the journal is replayed before anybody is answered.
+            recovered: AtomicBool::new(cluster.is_none()),
+            metrics: Metrics::new(store.clone()),
+            store,
             limits,
+            cluster,
             searches: Semaphore::new(cores * SEARCHES_PER_CORE),
             draining: AtomicBool::new(false),
             fatal: OnceLock::new(),
@@ -75,6 +101,16 @@ impl Node {
     /// From now on `/readyz` says no.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that everything is applied that was committed before the start.
+    pub(crate) fn recovered(&self) {
+        self.recovered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether everything is applied that was committed before the start.
+    pub(crate) fn has_recovered(&self) -> bool {
+        self.recovered.load(Ordering::Relaxed)
     }
 
     /// Whether it takes requests: neither stopping nor failed.

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
 use lumen::{Database, Options};
+use lumen_raft::{Member, NodeOptions, Timing};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::NodeConfig;
-use crate::error::Failure;
+use crate::config::{ClusterConfig, Forwarding, Limits, NodeConfig, Profile};
+use crate::error::{Failure, Kind};
 use crate::http;
-use crate::node::Node;
+use crate::node::{ClusterFace, Node};
+use crate::peer;
+use crate::peer::client::Peers;
+use crate::store::Store;
 
 /// Requests under way get this long to finish when the node stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
@@ -22,7 +26,16 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const FAILED_DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// After a failed `accept` (no file descriptors left, as a rule).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes of the replicated log that are kept in memory, for followers and to be applied.
+const TAIL_BYTES: usize = 64 << 20;
+
+/// Bytes of it that are kept on disk for followers that were away.
+const KEEP_LOG_BYTES: u64 = 256 << 20;
+
+/// How often a start that waits for a leader looks whether it is still wanted.
+const RECOVERY_LOOK: Duration = Duration::from_secs(5);
 
 /// Why a node stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,23 +58,136 @@ pub(crate) struct Running {
 pub(crate) async fn start(config: &NodeConfig) -> anyhow::Result<Running> {
     // The port first: a port that is taken should not cost the recovery of a large folder.
     let listener = listen(config.bind).await?;
-    let address = listener.local_addr()?;
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let options = Options {
-        memory_bytes: config.limits.memory,
-        cache_bytes: config.limits.cache,
-        blob_bytes: config.limits.blobs,
-        scrub_bytes_per_second: config.limits.scrub,
-        // One for flushes, one for compactions and merges; a single one would let a long merge hold up a flush.
-        threads: cores.max(2),
-        ..Options::default()
-    };
     let folder = config.data_dir.clone();
+    if folder.join(lumen_raft::inspect::FOLDER).exists() {
+        let message = format!("{} is the folder of a node of a cluster", folder.display());
+        let failure = Failure::new(Kind::Membership, message);
+        return Err(failure.with("hint", "lumen cluster --data-dir … starts it").into());
+    }
+    let options = options(&config.limits);
     let db = tokio::task::spawn_blocking(move || Database::open(&folder, options)).await?;
-    let node = Arc::new(Node::new(db.map_err(Failure::from)?, config.limits.clone()));
+    let store = Store::Alone(db.map_err(Failure::from)?);
+    serve(Node::new(store, config.limits.clone(), None), listener)
+}
+
+/// Opens the data folder as that of a node of a cluster, joins in, and starts to listen to clients and other nodes.
+pub(crate) async fn start_in_cluster(
+    config: &NodeConfig,
+    cluster: &ClusterConfig,
+) -> anyhow::Result<Running> {
+    let listener = listen(config.bind).await?;
+    let address = listener.local_addr()?;
+    let peers_at = match cluster.raft_bind {
+        Some(address) => address,
+        None => resolve(&cluster.raft_addr).await?,
+    };
+    let peer_listener = listen(peers_at).await?;
+    let member = Member {
+        raft_addr: with_port(&cluster.raft_addr, peer_listener.local_addr()?.port()),
+        api_url: cluster
+            .advertise_url
+            .clone()
+            .unwrap_or_else(|| url_for_clients(address, &cluster.raft_addr)),
+        ..Member::default()
+    };
+    let peers = Peers::new(cluster.cluster_name.clone(), member.api_url.clone());
+    let options = NodeOptions {
+        id: cluster.id.or((cluster.init).then_some(1)),
+        member: member.clone(),
+        join: cluster.join.clone(),
+        dir: config.data_dir.clone(),
+        database: options(&config.limits),
+        timing: match cluster.profile {
+            Profile::Default => Timing::default(),
+            Profile::LanFast => Timing::LAN_FAST,
+        },
+        tail_bytes: TAIL_BYTES,
+        keep_log_bytes: KEEP_LOG_BYTES,
+    };
+    let raft = lumen_raft::Node::open(options, peers.clone()).await.map_err(Failure::from)?;
+    let (closing, closed) = watch::channel(false);
+    tokio::spawn(peer::server::run(peer_listener, raft.clone(), peers.clone(), closed));
+    if cluster.init && raft.cluster().is_none() {
+        let members = [(raft.identity().id, raft.member())].into();
+        raft.initialize(members).await.map_err(Failure::from)?;
+    }
+    let face = ClusterFace {
+        raft: raft.clone(),
+        peers,
+        known: cluster.known()?,
+        name: cluster.cluster_name.clone(),
+        redirects: cluster.forwarding == Forwarding::Redirect,
+        lag_max: cluster.ready_lag,
+        closing,
+    };
+    let running = serve(Node::new(Store::Cluster(raft), config.limits.clone(), Some(face)), listener)?;
+    tracing::info!(member.raft_addr, member.api_url, "in touch with other nodes");
+    Ok(running)
+}
+
+fn serve(node: Node, listener: TcpListener) -> anyhow::Result<Running> {
+    let address = listener.local_addr()?;
+    let node = Arc::new(node);
+    if let Some(face) = &node.cluster {
+        let (raft, watched) = (face.raft.clone(), Arc::downgrade(&node));
+        tokio::spawn(async move {
+            let reason = raft.stopped().await;
+            // Not if it was told to.
+            watched.upgrade().filter(|node| node.is_ready()).into_iter().for_each(|node| node.fail(&reason));
+        });
+        let (raft, recovering) = (face.raft.clone(), Arc::downgrade(&node));
+        tokio::spawn(async move {
+            while !raft.recovered(RECOVERY_LOOK).await {
+                if recovering.strong_count() == 0 {
+                    return;
+                }
+            }
+            recovering.upgrade().into_iter().for_each(|node| node.recovered());
+        });
+    }
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(run(node, listener, stopped));
     Ok(Running { address, stop, task })
+}
+
+fn options(limits: &Limits) -> Options {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Options {
+        memory_bytes: limits.memory,
+        cache_bytes: limits.cache,
+        blob_bytes: limits.blobs,
+        scrub_bytes_per_second: limits.scrub,
+        // One for flushes, one for compactions and merges; a single one would let a long merge hold up a flush.
+        threads: cores.max(2),
+        ..Options::default()
+    }
+}
+
+/// Where `host:port` is; of several places, the first.
+async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
+    let found = tokio::net::lookup_host(address).await.map(|mut all| all.next());
+    match found {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => anyhow::bail!("{address} names no address"),
+        Err(error) => anyhow::bail!("{address} cannot be found: {error}"),
+    }
+}
+
+/// The address with the port that was taken, if any would do.
+fn with_port(address: &str, port: u16) -> String {
+    match address.rsplit_once(':') {
+        Some((host, "0")) => format!("{host}:{port}"),
+        _ => address.to_string(),
+    }
+}
+
+/// Where clients reach a node that listens at `address`: if that is every address of the machine, at the name that the other
+/// nodes have for it.
+fn url_for_clients(address: SocketAddr, raft_addr: &str) -> String {
+    match raft_addr.rsplit_once(':') {
+        Some((host, _)) if address.ip().is_unspecified() => format!("http://{host}:{}", address.port()),
+        _ => format!("http://{address}"),
+    }
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -133,8 +259,12 @@ async fn run(
             }
         }
     };
-    drop(listener);
     node.drain();
+    if let Some(face) = node.cluster.as_ref().filter(|_| !failed) {
+        // While requests still come: those that come meanwhile are sent on to the next leader.
+        face.raft.hand_over().await;
+    }
+    drop(listener);
     let drain_time = if failed { FAILED_DRAIN_TIME_MAX } else { DRAIN_TIME_MAX };
     if tokio::time::timeout(drain_time, graceful.shutdown()).await.is_err() && !failed {
         tracing::warn!("some requests were still under way after {drain_time:?}; they are cut off");
@@ -142,10 +272,16 @@ async fn run(
     if failed {
         return Ok(Stopped::LogFailed);
     }
-    let db = node.db.clone();
-    match tokio::task::spawn_blocking(move || db.close()).await {
-        Ok(closed) => closed.map(|()| Stopped::Cleanly).map_err(Failure::from),
-        Err(error) => Err(Failure::new(crate::error::Kind::Internal, format!("closing broke off: {error}"))),
+    match node.store.clone() {
+        Store::Alone(db) => match tokio::task::spawn_blocking(move || db.close()).await {
+            Ok(closed) => closed.map(|()| Stopped::Cleanly).map_err(Failure::from),
+            Err(error) => Err(Failure::new(Kind::Internal, format!("closing broke off: {error}"))),
+        },
+        Store::Cluster(raft) => {
+            let closed = raft.close().await;
+            node.cluster.iter().for_each(|face| _ = face.closing.send_replace(true));
+            closed.map(|()| Stopped::Cleanly).map_err(Failure::from)
+        }
     }
 }
 
@@ -159,7 +295,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let db = Database::open(folder.path().join("data"), Options::default()).unwrap();
         let limits = Limits::small(Duration::from_secs(1));
-        let node = Arc::new(Node::new(db, limits));
+        let node = Arc::new(Node::new(Store::Alone(db), limits, None));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (_stop, stopped) = oneshot::channel();
         assert!(node.is_ready());

@@ -25,13 +25,13 @@ mod tests;
 
 pub(crate) use store::{LogSetup, LogStore};
 
-const ENTRY: u8 = 1;
-const VOTE: u8 = 2;
-const TRUNCATE: u8 = 3;
-const PURGE: u8 = 4;
-const BOOT: u8 = 5;
-const BASE: u8 = 6;
-const NODE: u8 = 7;
+pub(crate) const ENTRY: u8 = 1;
+pub(crate) const VOTE: u8 = 2;
+pub(crate) const TRUNCATE: u8 = 3;
+pub(crate) const PURGE: u8 = 4;
+pub(crate) const BOOT: u8 = 5;
+pub(crate) const BASE: u8 = 6;
+pub(crate) const NODE: u8 = 7;
 
 /// What every record begins with: its kind and its group.
 const HEAD_BYTES: usize = 5;

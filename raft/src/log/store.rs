@@ -45,8 +45,8 @@ pub(crate) struct LogSetup {
     pub segment_bytes: u64,
     /// Bytes of entries kept in memory.
     pub tail_bytes: usize,
-    /// Whose log it is: a segment of another store is damage.
-    pub uuid: [u8; 16],
+    /// Whose log it is: a segment of another store is damage. `None` reads any.
+    pub uuid: Option<[u8; 16]>,
     /// Whether a thread syncs; otherwise each call does, for tests that must repeat.
     pub threaded: bool,
     /// Where randomness comes from.
@@ -113,7 +113,7 @@ impl LogStore {
             segment_bytes: setup.segment_bytes,
             first_segment_bytes: (4 << 20).min(setup.segment_bytes),
             kinds: &[Kind::Raft],
-            uuid: Some(setup.uuid),
+            uuid: setup.uuid,
             random: setup.random,
         };
         let mut replay = Replay::default();

@@ -21,7 +21,7 @@ fn open(vfs: &Memory, threaded: bool) -> Result<LogStore> {
         vfs: Arc::new(vfs.clone()),
         segment_bytes: 16 << 10,
         tail_bytes: 2 << 10,
-        uuid: [7; 16],
+        uuid: Some([7; 16]),
         threaded,
         random: || 42,
         clock: || 0,

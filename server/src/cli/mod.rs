@@ -14,7 +14,9 @@ macro_rules! say {
 
 mod chunks;
 mod client;
+mod cluster;
 mod demo;
+mod dev;
 mod import;
 mod infer;
 mod members;
@@ -48,6 +50,8 @@ struct Cli {
 enum Command {
     /// Serve one node
     Standalone(standalone::Standalone),
+    /// Serve a node of a cluster, or a whole cluster on this machine
+    Cluster(cluster::Cluster),
     /// Show it: a server with sample documents, and three searches
     Demo(demo::Demo),
     /// Store a file of documents, one JSON object a line
@@ -69,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Standalone(standalone) => on_runtime(standalone.run()),
+        Command::Cluster(cluster) => on_runtime(cluster.run()),
         Command::Demo(demo) => on_runtime(demo.run()),
         Command::Import(import) => on_runtime(import.run()),
         Command::Search(search) => on_runtime(search.run()),

@@ -41,7 +41,15 @@ impl Check {
             bar.set_message(progress.what.to_string());
         });
         bar.finish_and_clear();
-        let report = report.map_err(Failure::from)?;
+        let mut report = report.map_err(Failure::from)?;
+        let log = match lumen_raft::inspect::check(&self.dir, lumen::Options::default().vfs) {
+            Ok(entries) => entries,
+            Err(error @ lumen_raft::Error::Corrupt { .. }) => {
+                report.problems.push(error.to_string());
+                None
+            }
+            Err(error) => return Err(Failure::from(error).into()),
+        };
         let mut out = std::io::stdout().lock();
         for problem in &report.problems {
             writeln!(out, "{problem}")?;
@@ -52,6 +60,10 @@ impl Check {
             HumanBytes(report.bytes),
             HumanCount(report.documents)
         );
+        let log = log.map_or(String::new(), |entries| {
+            format!(", {} entries of the replicated log", HumanCount(entries))
+        });
+        let read = read + &log;
         if report.problems.is_empty() {
             say!("{}: {read}: nothing is wrong", self.dir.display());
             return Ok(0);
@@ -73,16 +85,25 @@ impl Inspect {
     pub(crate) fn run(self) -> anyhow::Result<u8> {
         let metadata = std::fs::metadata(&self.path)
             .map_err(|error| io_failure(&self.path.display().to_string(), &error))?;
-        if metadata.is_file() && !lumen::inspect::is_known(&self.path) {
+        let name = self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let is_of_raft = metadata.is_file() && name.ends_with(lumen_raft::inspect::ENDING);
+        if metadata.is_file() && !is_of_raft && !lumen::inspect::is_known(&self.path) {
             let message = format!(
-                "{} is no Lumen file (known: {})",
+                "{} is no Lumen file (known: {} {})",
                 self.path.display(),
-                lumen::inspect::ENDINGS.join(" ")
+                lumen::inspect::ENDINGS.join(" "),
+                lumen_raft::inspect::ENDING
             );
             return Err(Failure::new(Kind::BadRequest, message).into());
         }
         let mut out = BufWriter::new(Noticing { out: std::io::stdout().lock(), broken: false });
-        let inspected = lumen::inspect::inspect(&self.path, &mut out).map_err(Failure::from);
+        let inspected = if is_of_raft {
+            let read = std::fs::read(&self.path);
+            read.and_then(|bytes| lumen_raft::inspect::segment(&name, &bytes, &mut out))
+                .map_err(|error| io_failure(&self.path.display().to_string(), &error))
+        } else {
+            lumen::inspect::inspect(&self.path, &mut out).map_err(Failure::from)
+        };
         let flushed = out.flush();
         if out.get_ref().broken {
             // Whoever read it has seen enough.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::NodeConfig;
@@ -32,10 +33,11 @@ impl Standalone {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT, and the end of a parent that is to be outlived by nobody.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    parent: Option<JoinHandle<()>>,
 }
 
 impl Signals {
@@ -44,14 +46,29 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            parent: None,
         })
+    }
+
+    /// The end of stdin is a signal too: whoever holds its other end has gone.
+    pub(crate) fn with_parent(mut self) -> Signals {
+        let end = || drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        self.parent = Some(tokio::task::spawn_blocking(end));
+        self
     }
 
     /// Waits for the next one.
     pub(crate) async fn next(&mut self) {
+        let parent = async {
+            match self.parent.as_mut() {
+                Some(parent) => drop(parent.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = parent => self.parent = None,
         }
     }
 }
@@ -80,7 +97,7 @@ pub(crate) async fn until_stopped(mut running: Running, mut signals: Signals) ->
     }
 }
 
-fn greet(address: SocketAddr, config: &NodeConfig) {
+pub(crate) fn greet(address: SocketAddr, config: &NodeConfig) {
     let url = format!("http://{address}");
     say!("Lumen {} serves {url} (data in {})", env!("CARGO_PKG_VERSION"), config.data_dir.display());
     if !address.ip().is_loopback() {
@@ -101,7 +118,9 @@ fn greet(address: SocketAddr, config: &NodeConfig) {
 
 /// Log events to stderr: text on a terminal, JSON otherwise; `LUMEN_LOG` sets levels as `debug` or `lumen=debug`.
 pub(crate) fn start_logging(level: &str) {
-    let filter = EnvFilter::try_from_env("LUMEN_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // What openraft calls information is for who looks for faults in it.
+    let quieter = || EnvFilter::new(format!("{level},openraft=error"));
+    let filter = EnvFilter::try_from_env("LUMEN_LOG").unwrap_or_else(|_| quieter());
     let is_terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

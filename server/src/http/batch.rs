@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lumen::{Ack, Condition, Error, Outcome, Prepared, Request};
+use lumen::{Ack, Condition, Outcome, Prepared};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
@@ -14,6 +14,7 @@ use crate::http::documents::{DOCUMENT_BYTES_MAX, blocking};
 use crate::http::json::{check_depth, split_id};
 use crate::http::lines::Batch;
 use crate::node::Node;
+use crate::store::InTurn;
 
 /// A batch waits this long for a database that says it is busy.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(60);
@@ -92,54 +93,38 @@ pub(crate) async fn run(
             }
         };
         // Taking part in a group may sync and apply a megabyte on the thread that proposes: not on one of the reactor's.
-        let (sender, mut receiver) = oneshot::channel::<Result<Ack, Error>>();
-        let db = job.node.db.clone();
-        let proposed = blocking(move || {
-            db.propose(Request::None, Prepared::batch(parts), move |result| {
-                let _ = sender.send(result);
-            });
-            Ok(())
-        });
-        if let Err(failure) = proposed.await {
-            let _ = done.send(false);
-            return stop(failure, first_line);
-        }
-        match receiver.try_recv() {
+        let written = job.node.store.write_in_turn(Prepared::batch(parts), BUSY_TIME_MAX).await;
+        let decision = match written {
             // Turned away at the door: keep the turn, so that no later line overtakes, and knock again.
-            Ok(Err(Error::Busy { retry_after })) if Instant::now() + retry_after < deadline => {
-                tokio::time::sleep(retry_after).await;
+            InTurn::Decided(Err(failure)) if failure.is_busy_until(deadline) => {
+                tokio::time::sleep(failure.retry_after.unwrap_or_default()).await;
                 prepared = prepare(&job, first_line, &text).await;
+                continue;
             }
-            Ok(Err(error)) => {
-                let _ = done.send(false);
-                return stop(fail(&job, error), first_line);
+            InTurn::Decided(result) => {
+                let _ = done.send(result.is_ok());
+                result
             }
-            Ok(Ok(ack)) => {
+            InTurn::UnderWay(decision) => {
                 let _ = done.send(true);
-                return lines.result(Some(ack));
+                let dropped = |_| Failure::new(Kind::Unknown, "the log dropped the batch");
+                decision.await.map_err(dropped).and_then(|result| result)
             }
-            Err(_) => {
-                let _ = done.send(true);
-                return match receiver.await {
-                    Ok(Ok(ack)) => lines.result(Some(ack)),
-                    Ok(Err(error)) => stop(fail(&job, error), first_line),
-                    Err(_) => stop(Failure::new(Kind::Unknown, "the log dropped the batch"), first_line),
-                };
+        };
+        return match decision {
+            Ok(ack) => lines.result(Some(ack)),
+            Err(failure) => {
+                if failure.kind == Kind::Unknown {
+                    job.node.fail(&failure.message);
+                }
+                stop(failure, first_line)
             }
-        }
+        };
     }
 }
 
 fn stop(failure: Failure, first_line: u64) -> BatchResult {
     BatchResult { stopped: Some((failure, first_line)), ..Default::default() }
-}
-
-fn fail(job: &Job, error: Error) -> Failure {
-    let failure = api::write_failure(error);
-    if failure.kind == Kind::Unknown {
-        job.node.fail(&failure.message);
-    }
-    failure
 }
 
 /// The lines of a batch, those that can be stored apart from those that cannot.
@@ -226,10 +211,10 @@ fn prepare_line(job: &Job, line: &[u8]) -> Result<(String, Prepared), (Option<St
     check_depth(line).map_err(|failure| (None, without_line(failure)))?;
     let (id, source) = split_id(text, &job.id_field, job.take_out).map_err(|failure| (None, failure))?;
     let is_given = id.is_some();
-    let id = id.unwrap_or_else(api::new_id);
+    let id = id.unwrap_or_else(|| api::new_id(None));
     let put = |id: &str| -> Result<Prepared, Failure> {
         api::check_id(id)?;
-        api::prepare_put(&job.node.db, job.collection.clone(), id.to_string(), source, Condition::Always)
+        api::prepare_put(&job.node.store, job.collection.clone(), id.to_string(), source, Condition::Always)
     };
     match put(&id) {
         Ok(part) => Ok((id, part)),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header;
 use hyper::body::Body;
 use lumen::Prepared;
+use lumen_raft::Consistency;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
@@ -48,7 +49,7 @@ pub(crate) async fn add(mut call: Call) -> Result<Reply, Failure> {
         let message = "If-Match cannot hold for a document that gets a new id";
         return Err(Failure::new(Kind::InvalidParameter, message));
     }
-    call.id = api::new_id();
+    call.id = api::new_id(call.asked()?.key);
     let location = format!(
         "/collections/{}/documents/{}",
         utf8_percent_encode(&call.collection, SEGMENT),
@@ -67,9 +68,14 @@ pub(crate) async fn put(call: Call) -> Result<Reply, Failure> {
 
 async fn store(mut call: Call) -> Result<Reply, Failure> {
     let condition = call.condition()?;
+    let asked = call.asked()?;
     if call.body.as_ref().is_some_and(|body| body.size_hint().lower() > INLINE_BYTES_MAX as u64) {
         // Whoever sends 16 MB to a collection that is not there need not send them all to learn it.
-        call.node.db.snapshot().mapping(&call.collection)?;
+        let here = call.node.store.snapshot().mapping(&call.collection);
+        if here.is_err() {
+            call.node.store.catch_up(asked.patience).await?;
+            call.node.store.snapshot().mapping(&call.collection)?;
+        }
     }
     let body = call.read_body("the document", DOCUMENT_BYTES_MAX).await?;
     let small = body.len() <= INLINE_BYTES_MAX;
@@ -77,12 +83,19 @@ async fn store(mut call: Call) -> Result<Reply, Failure> {
     let prepare = move || -> Result<Prepared, Failure> {
         check_depth(&body)?;
         let source = Vec::from(Bytes::clone(&body));
-        api::prepare_put(&node.db, collection, id, source, condition).map_err(|failure| {
-            if failure.kind == Kind::Validation { locate(failure, &body) } else { failure }
+        let prepared = api::prepare_put(&node.store, collection.clone(), id.clone(), source, condition);
+        prepared.map_err(|failure| match failure.kind {
+            Kind::Validation => locate(failure, &body),
+            _ => failure,
         })
     };
-    let prepared = if small { prepare()? } else { blocking(prepare).await? };
-    let (result, version) = api::put(&call.node.db, prepared).await?;
+    let first = prepare.clone();
+    let prepared = match if small { first() } else { blocking(first).await } {
+        // The collection, or its mapping, may be news to this node.
+        Err(_) if call.node.store.catch_up(asked.patience).await? => blocking(prepare).await?,
+        prepared => prepared?,
+    };
+    let (result, version) = api::put(&call.node.store, prepared, &asked).await?;
     let body = json!({ "id": call.id, "result": result.name(), "version": version });
     let status = if result == api::PutResult::Created { 201 } else { 200 };
     let mut reply = at_seq(json_value(status, &body), version);
@@ -103,7 +116,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// `GET …/documents/{id}`
 pub(crate) async fn get(call: Call) -> Result<Reply, Failure> {
     api::check_id(&call.id)?;
-    let (document, seq) = api::get(&call.node.db, &call.collection, &call.id)?;
+    let snapshot = call.read(Consistency::Linearizable).await?;
+    let document = api::get(&snapshot, &call.collection, &call.id)?;
     let known = header_text(&call.headers, header::IF_NONE_MATCH)?.and_then(parse_etag);
     let etag = format!("\"{}\"", document.version);
     let mut reply = if known == Some(document.version) {
@@ -114,7 +128,7 @@ pub(crate) async fn get(call: Call) -> Result<Reply, Failure> {
         json_text(200, body)
     };
     set(&mut reply, "etag", &etag);
-    Ok(at_seq(reply, seq))
+    Ok(at_seq(reply, snapshot.seq()))
 }
 
 /// `{"id":…,"version":…,"source":…}` with the source as it is stored, not parsed again.
@@ -136,6 +150,7 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) -> Result<(), Failure>
 pub(crate) async fn delete(call: Call) -> Result<Reply, Failure> {
     api::check_id(&call.id)?;
     let condition = call.condition()?;
-    let seq = api::delete(&call.node.db, &call.collection, &call.id, condition).await?;
+    let asked = call.asked()?;
+    let seq = api::delete(&call.node.store, &call.collection, &call.id, condition, &asked).await?;
     Ok(at_seq(empty(204), seq))
 }

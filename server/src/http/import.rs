@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
+use lumen_raft::Consistency;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -77,9 +78,13 @@ pub(crate) async fn import(mut call: Call) -> Result<Reply, Failure> {
         Some("true") => true,
         Some(_) => return Err(invalid("progress", "is either true or false")),
     };
+    if call.asked()?.key.is_some() {
+        let message = "an import has no Idempotency-Key: give its documents ids, and send it again";
+        return Err(Failure::new(Kind::InvalidParameter, message));
+    }
     let (mapping, seq) = {
         // Not held any longer: an import may take hours, and a snapshot keeps the files it sees.
-        let snapshot = call.node.db.snapshot();
+        let snapshot = call.read(Consistency::Linearizable).await?;
         (snapshot.mapping(&call.collection)?, snapshot.seq())
     };
     let size = call.body.as_ref().map_or(0, |body| body.size_hint().lower());

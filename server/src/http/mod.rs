@@ -5,6 +5,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod batch;
+pub(crate) mod cluster;
 pub(crate) mod collections;
 pub(crate) mod documents;
 pub(crate) mod import;
@@ -35,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::error::{Failure, Kind, did_you_mean, excerpt};
 use crate::http::reply::Reply;
 use crate::http::request::{Call, Query, decode_segment, drain, header_text};
-use crate::http::routes::{Handling, ROUTER, ROUTES};
+use crate::http::routes::{Handling, ROUTER, ROUTES, Route};
 use crate::http::wire::{HEAD_TIME_MAX, Requests, Watched};
 use crate::node::Node;
 
@@ -96,10 +97,19 @@ async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Reply {
             if let Some(allow) = failure.details.get("allow").and_then(|allow| allow.as_str()) {
                 reply::set(&mut reply, "allow", allow);
             }
+            if let Some(location) = failure.details.get("location").and_then(|location| location.as_str()) {
+                reply::set(&mut reply, "location", location);
+            }
             reply
         }
     };
     reply::set(&mut reply, "x-request-id", &request_id);
+    if let Some(face) = &node.cluster {
+        reply::set(&mut reply, "lumen-node", &face.raft.identity().id.to_string());
+        if let Some((leader, _)) = face.raft.leader() {
+            reply::set(&mut reply, "lumen-leader", &leader.to_string());
+        }
+    }
     let (status, took) = (reply.status().as_u16(), started.elapsed());
     node.metrics.answered(method, route, status, took);
     tracing::debug!(request_id, method, route, status, took_us = took.as_micros() as u64, "request");
@@ -150,8 +160,33 @@ async fn dispatch(node: &Arc<Node>, request: Request<Incoming>) -> (&'static str
             return (route.path, Err(failure));
         }
     };
+    if let Some(failure) = forward(node, route, &parts) {
+        drain(body);
+        return (route.path, Err(failure));
+    }
     let call = Call { node: node.clone(), collection, id, query, headers: parts.headers, body: Some(body) };
     (route.path, CatchPanic((route.handler)(call)).await)
+}
+
+/// With `--forwarding redirect`: where a write has to go, if this node does not lead.
+fn forward(node: &Node, route: &Route, parts: &http::request::Parts) -> Option<Failure> {
+    let face = node.cluster.as_ref().filter(|face| face.redirects)?;
+    if route.method == "GET" || !route.path.starts_with("/collections") {
+        return None;
+    }
+    let Some((leader, member)) = face.raft.leader() else {
+        return Some(Failure::new(Kind::Unavailable, "the cluster has no leader to send this to"));
+    };
+    if leader == face.raft.identity().id {
+        return None;
+    }
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let message = format!("node {leader} leads, and takes writes");
+    Some(
+        Failure::new(Kind::ForwardToLeader, message)
+            .with("leader", leader)
+            .with("location", format!("{}{path}", member.api_url)),
+    )
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {

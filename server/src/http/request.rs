@@ -8,12 +8,16 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use lumen::Condition;
+use lumen::{Condition, Snapshot};
+use lumen_raft::Consistency;
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
+use crate::api;
+use crate::config::parse_duration;
 use crate::error::{Failure, Kind, did_you_mean, excerpt};
 use crate::node::Node;
+use crate::store::{Asked, Reading};
 
 /// The whole body of a document has to be there within this time, however steadily it drips.
 const BODY_TIME_MAX: Duration = Duration::from_secs(60);
@@ -23,6 +27,24 @@ const DRAIN_BYTES_MAX: usize = 128 << 20;
 
 /// For no longer than this.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A client's name for a write.
+const IDEMPOTENCY_KEY: header::HeaderName = header::HeaderName::from_static("idempotency-key");
+
+/// Bytes of it, at most.
+const KEY_BYTES_MAX: usize = 255;
+
+/// How new what is read must be.
+const CONSISTENCY: header::HeaderName = header::HeaderName::from_static("lumen-consistency");
+
+/// A sequence number that what is read must have.
+const MIN_SEQ: header::HeaderName = header::HeaderName::from_static("lumen-min-seq");
+
+/// What `consistency=bounded` means without `max_stale`.
+const MAX_STALE: Duration = Duration::from_secs(1);
+
+/// The parameters of a read.
+pub(crate) const READING: [&str; 2] = ["consistency", "max_stale"];
 
 /// One request on its way to its handler.
 pub(crate) struct Call {
@@ -77,6 +99,56 @@ impl Call {
             Ok(if whole.is_empty() { first } else { whole.freeze() })
         };
         timeout(BODY_TIME_MAX.max(pause), read).await.unwrap_or_else(|_| Err(body_too_slow()))
+    }
+
+    /// How the write is asked for: `Idempotency-Key`, and the time there is.
+    pub(crate) fn asked(&self) -> Result<Asked, Failure> {
+        let key = match header_text(&self.headers, IDEMPOTENCY_KEY)? {
+            None => None,
+            Some(key) if (1..=KEY_BYTES_MAX).contains(&key.len()) => Some(api::hash_key(key)),
+            Some(key) => {
+                let message =
+                    format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} bytes; this one has {}", key.len());
+                return Err(Failure::new(Kind::InvalidParameter, message));
+            }
+        };
+        Ok(Asked { key, patience: self.node.limits.request_timeout })
+    }
+
+    /// A moment that is as new as the request asks for: `Lumen-Consistency` or `consistency=`, `Lumen-Min-Seq`.
+    pub(crate) async fn read(&self, default: Consistency) -> Result<Snapshot, Failure> {
+        self.node.store.read(&self.reading(default)?).await
+    }
+
+    fn reading(&self, default: Consistency) -> Result<Reading, Failure> {
+        let min_seq = match header_text(&self.headers, MIN_SEQ)? {
+            None => 0,
+            Some(text) => text.parse().map_err(|_| {
+                let message =
+                    format!("Lumen-Min-Seq is a whole number as Lumen-Seq gives it, not {}", excerpt(text));
+                Failure::new(Kind::InvalidParameter, message)
+            })?,
+        };
+        let max_stale = match self.query.get("max_stale") {
+            None => MAX_STALE,
+            Some(text) => parse_duration(text).map_err(|reason| invalid("max_stale", &reason))?,
+        };
+        let asked = match self.query.get("consistency") {
+            Some(asked) => Some(asked),
+            None => header_text(&self.headers, CONSISTENCY)?,
+        };
+        let consistency = match asked {
+            None => default,
+            Some("linearizable" | "strong") => Consistency::Linearizable,
+            Some("session") => Consistency::Session(min_seq),
+            Some("bounded") => Consistency::Bounded(max_stale),
+            Some("eventual" | "any") => Consistency::Eventual,
+            Some(other) => {
+                let why = format!("is linearizable, session, bounded or eventual, not {}", excerpt(other));
+                return Err(invalid("consistency", &why));
+            }
+        };
+        Ok(Reading { consistency, min_seq, patience: self.node.limits.request_timeout })
     }
 
     /// What `If-Match` and `If-None-Match` ask of a write.

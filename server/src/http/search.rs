@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use lumen_raft::Consistency;
 use tokio::time::timeout_at;
 
 use crate::api;
@@ -47,15 +48,16 @@ pub(crate) async fn search(call: Call) -> Result<Reply, Failure> {
             .with("hint", "a narrower query, or --request-timeout on the server")
     };
     let permit = timeout_at(deadline, call.node.searches.acquire()).await.map_err(too_long)?;
+    let snapshot = timeout_at(deadline, call.read(Consistency::Session(0))).await.map_err(too_long)??;
     let (node, collection, cancelled) = (call.node.clone(), call.collection.clone(), cancel.0.clone());
     // A search may take microseconds or seconds, nobody knows before. On its own thread it costs one hop (some 10 µs),
     // never holds up the requests beside it, and can be given up while it runs.
     let found = blocking(move || {
-        let found = api::search(&node.db, &collection, &query, offset, limit, &cancelled);
+        let found = api::search(&snapshot, &collection, &query, offset, limit, &cancelled);
         if found.is_err() && cancelled.load(Ordering::Relaxed) {
             node.metrics.search_given_up();
         }
-        let (results, seq) = found?;
+        let (results, seq) = (found?, snapshot.seq());
         let mut body =
             Vec::with_capacity(64 + results.hits.iter().map(|hit| hit.source.len() + 128).sum::<usize>());
         body.extend_from_slice(b"{\"hits\":[");

@@ -27,6 +27,14 @@ pub(crate) fn lumen() -> Command {
         "LUMEN_CACHE",
         "LUMEN_BLOBS",
         "LUMEN_SCRUB",
+        "LUMEN_NODE_ID",
+        "LUMEN_RAFT_ADDR",
+        "LUMEN_RAFT_BIND",
+        "LUMEN_ADVERTISE_URL",
+        "LUMEN_CLUSTER_NAME",
+        "LUMEN_JOIN",
+        "LUMEN_PROFILE",
+        "LUMEN_FORWARDING",
         "CI",
     ] {
         command.env_remove(name);

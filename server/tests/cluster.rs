@@ -1,0 +1,299 @@
+//! Clusters of real processes: formed, written to anywhere, with leaders killed, grown from one node, and started by one
+//! command.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Server, lumen};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nodes over folders and ports of their own.
+struct Cluster {
+    folder: TempDir,
+    ports: BTreeMap<u64, (u16, u16)>,
+    nodes: BTreeMap<u64, Server>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let folder = tempfile::tempdir().expect("a folder");
+        Cluster { folder, ports: BTreeMap::new(), nodes: BTreeMap::new() }
+    }
+
+    fn command(&mut self, id: u64, more: &[&str]) -> Command {
+        let (http, raft) = *self.ports.entry(id).or_insert_with(|| (free_port(), free_port()));
+        let mut command = lumen();
+        command.arg("cluster").arg("--data-dir").arg(self.folder.path().join(format!("{id}")));
+        command.args(["--bind", &format!("127.0.0.1:{http}"), "--raft-addr", &format!("127.0.0.1:{raft}")]);
+        command.args(["--profile", "lan-fast"]).args(more);
+        command
+    }
+
+    fn start(&mut self, id: u64, more: &[&str]) {
+        let command = self.command(id, more);
+        self.nodes.insert(id, Server::spawn(command));
+    }
+
+    /// Where other nodes reach one.
+    fn address(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.ports[&id].1)
+    }
+
+    /// One that was formed of node 1, and that 2 and 3 have joined.
+    fn of_three(more: &[&str]) -> Cluster {
+        let mut cluster = Cluster::new();
+        cluster.start(1, &[&["--id", "1", "--init"], more].concat());
+        let first = cluster.address(1);
+        for id in ["2", "3"] {
+            let options = ["--id", id, "--join", &first];
+            cluster.start(id.parse().expect("a number"), &[&options, more].concat());
+        }
+        for id in [1, 2, 3] {
+            cluster.until(id, "all vote", |metrics| metrics["voters"] == json!([1, 2, 3]));
+        }
+        cluster
+    }
+
+    fn metrics(&self, id: u64) -> Value {
+        self.nodes[&id].get("/cluster/metrics").json()
+    }
+
+    fn until(&self, id: u64, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let late = Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.metrics(id);
+            if is_so(&metrics) {
+                return metrics;
+            }
+            assert!(Instant::now() < late, "{what}: {metrics}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn leader(&self) -> u64 {
+        let (any, _) = self.nodes.first_key_value().expect("a node");
+        let leads = |metrics: &Value| {
+            metrics["current_leader"].as_u64().is_some_and(|id| self.nodes.contains_key(&id))
+        };
+        self.until(*any, "there is a leader", leads)["current_leader"].as_u64().expect("a number")
+    }
+}
+
+#[test]
+fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
+    let mut cluster = Cluster::new();
+    for id in ["1", "2", "3"] {
+        cluster.start(id.parse().expect("a number"), &["--id", id, "--request-timeout", "5s"]);
+    }
+    let one = &cluster.nodes[&1];
+    one.put("/collections/books", r#"{"fields":{}}"#).is_error(503, "unavailable");
+    let ready = one.get("/readyz");
+    assert_eq!(ready.is_error(503, "unavailable")["check"], "member");
+    assert_eq!(one.post("/cluster/init", "").status, 200);
+    one.post("/cluster/init", "").is_error(409, "already_initialized");
+    for id in [2, 3] {
+        let body = json!({ "id": id, "addr": cluster.address(id) }).to_string();
+        let added = one.post("/cluster/learners", &body);
+        assert_eq!(added.status, 200, "{}", added.text());
+    }
+    let wrong = json!({ "id": 7, "addr": cluster.address(2) }).to_string();
+    let told = one.post("/cluster/learners", &wrong).is_error(409, "membership");
+    assert!(told["message"].as_str().is_some_and(|message| message.contains("node 2, not node 7")), "{told}");
+    assert_eq!(one.post("/cluster/membership", "[1,2,3]").status, 200);
+    for id in [1, 2, 3] {
+        cluster.until(id, "all vote", |metrics| metrics["voters"] == json!([1, 2, 3]));
+    }
+    let metrics = cluster.metrics(1);
+    let keys: Vec<&str> = metrics.as_object().expect("an object").keys().map(String::as_str).collect();
+    let expected = [
+        "current_leader",
+        "current_term",
+        "id",
+        "last_applied_index",
+        "last_log_index",
+        "members",
+        "state",
+        "voters",
+    ];
+    assert_eq!(keys, expected);
+
+    // Written anywhere, there for everybody.
+    cluster.nodes[&2].make_books();
+    for id in [1, 2, 3] {
+        let put =
+            cluster.nodes[&id].put(&format!("/collections/books/documents/b{id}"), r#"{"title":"kept"}"#);
+        assert_eq!(put.status, 201, "{}", put.text());
+        let seq = put.header("lumen-seq").expect("a token").to_string();
+        for other in [1, 2, 3] {
+            assert_eq!(cluster.nodes[&other].get(&format!("/collections/books/documents/b{id}")).status, 200);
+            let path = "/collections/books/documents/search?q=kept";
+            let found = cluster.nodes[&other].send("GET", path, &[("lumen-min-seq", &seq)], b"");
+            assert_eq!(found.json()["total"], id, "at node {other}");
+        }
+    }
+
+    // The leader dies; whoever writes through another node sees no error.
+    let leader = cluster.leader();
+    cluster.nodes.remove(&leader).expect("it runs").kill();
+    let survivor = *cluster.nodes.keys().next().expect("two are left");
+    for n in 0..20 {
+        let put = cluster.nodes[&survivor]
+            .put(&format!("/collections/books/documents/c{n}"), r#"{"title":"after"}"#);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert_ne!(cluster.leader(), leader);
+    let shown = cluster.nodes[&cluster.leader()].get("/cluster").json();
+    assert!(shown["summary"].as_str().is_some_and(|text| text.contains("no answer from node")), "{shown}");
+
+    // It comes back, and has what it missed.
+    cluster.start(leader, &["--request-timeout", "5s"]);
+    assert_eq!(cluster.nodes[&leader].get("/collections/books/documents/c19").status, 200);
+    assert_eq!(cluster.nodes[&leader].find("after&consistency=linearizable").1, 20);
+
+    // All stop in order, and start again as what they were.
+    for (_, node) in std::mem::take(&mut cluster.nodes) {
+        node.signal("TERM");
+        assert_eq!(node.wait().code(), Some(0));
+    }
+    for id in [1, 2, 3] {
+        cluster.start(id, &["--request-timeout", "5s"]);
+    }
+    for id in [1, 2, 3] {
+        assert_eq!(cluster.nodes[&id].find("kept&consistency=linearizable").1, 3, "at node {id}");
+        assert_eq!(cluster.metrics(id)["voters"], json!([1, 2, 3]));
+    }
+
+    // One of three decides nothing, and says so; what it has can be read by who asks for no more.
+    for id in [1, 2] {
+        cluster.nodes.remove(&id).expect("it runs").kill();
+    }
+    let alone = &cluster.nodes[&3];
+    let refused = alone.put("/collections/books/documents/d", r#"{"title":"never"}"#);
+    assert!([503, 504].contains(&refused.status), "{}", refused.text());
+    alone.get("/collections/books/documents/b1").is_error(503, "unavailable");
+    assert_eq!(alone.get("/collections/books/documents/b1?consistency=eventual").status, 200);
+}
+
+#[test]
+fn a_write_under_a_key_is_done_once_and_a_token_is_waited_for() {
+    let cluster = Cluster::of_three(&["--request-timeout", "5s"]);
+    cluster.nodes[&1].make_books();
+    let path = "/collections/books/documents";
+    let key = [("idempotency-key", "order 66")];
+    let body = br#"{"title":"once"}"#;
+    let first = cluster.nodes[&2].send("POST", path, &key, body);
+    assert_eq!(first.status, 201, "{}", first.text());
+    for id in [1, 2, 3] {
+        let again = cluster.nodes[&id].send("POST", path, &key, body);
+        assert_eq!((again.status, again.json()), (201, first.json()), "at node {id}");
+    }
+    assert_eq!(cluster.nodes[&3].find("once&consistency=linearizable").1, 1);
+    let other = cluster.nodes[&1].send("POST", path, &key, br#"{"title":"twice"}"#);
+    other.is_error(422, "idempotency_mismatch");
+    // A token from the future is not there in time.
+    let future = [("lumen-min-seq", "1000000")];
+    let behind = cluster.nodes[&1].send("GET", "/collections", &future, b"");
+    assert_eq!(behind.is_error(503, "behind")["wanted_seq"], 1_000_000);
+    let odd = cluster.nodes[&1].get("/collections?consistency=perhaps");
+    odd.is_error(400, "invalid_parameter");
+}
+
+#[test]
+fn a_node_that_does_not_lead_can_send_writers_to_the_one_that_does() {
+    let cluster = Cluster::of_three(&["--forwarding", "redirect"]);
+    let leader = cluster.leader();
+    cluster.nodes[&leader].make_books();
+    let other = [1, 2, 3].into_iter().find(|id| *id != leader).expect("two others");
+    let put = cluster.nodes[&other].put("/collections/books/documents/a?x=1", r#"{"title":"there"}"#);
+    assert_eq!(put.status, 400, "a parameter that is none: {}", put.text());
+    let put = cluster.nodes[&other].put("/collections/books/documents/a%2Fb", r#"{"title":"there"}"#);
+    put.is_error(307, "forward_to_leader");
+    let there = format!("{}/collections/books/documents/a%2Fb", cluster.nodes[&leader].url());
+    assert_eq!(put.header("location"), Some(&*there));
+    assert_eq!(put.header("lumen-leader"), Some(&*leader.to_string()));
+    assert_eq!(cluster.nodes[&other].get("/collections/books").status, 200, "reads are answered here");
+}
+
+#[test]
+fn a_node_that_stood_alone_becomes_a_cluster_with_all_it_holds() {
+    let mut cluster = Cluster::new();
+    let alone = Server::start(&cluster.folder.path().join("1"), &[]);
+    alone.make_books();
+    for n in 0..30 {
+        alone.put(&format!("/collections/books/documents/b{n}"), r#"{"title":"before"}"#);
+    }
+    alone.post("/cluster/init", "").is_error(404, "not_found");
+    alone.kill();
+    cluster.start(1, &["--id", "1", "--init"]);
+    assert_eq!(cluster.nodes[&1].find("before&consistency=linearizable").1, 30);
+    let first = cluster.address(1);
+    cluster.start(2, &["--join", &first]);
+    assert_eq!(cluster.nodes[&2].find("before&consistency=linearizable").1, 30);
+    cluster.until(2, "both vote", |metrics| metrics["voters"] == json!([1, 2]));
+    // It is no longer a folder to be served alone.
+    let node = cluster.nodes.remove(&2).expect("it runs");
+    node.signal("TERM");
+    assert_eq!(node.wait().code(), Some(0));
+    let folder = cluster.folder.path().join("2");
+    let checked = lumen().arg("check").arg(&folder).output().expect("lumen runs");
+    let told = String::from_utf8_lossy(&checked.stderr);
+    assert!(told.contains("30 documents") && told.contains("entries of the replicated log"), "{told}");
+    let segments = std::fs::read_dir(folder.join("raft"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    let texts = segments.map(|path| {
+        let output = lumen().arg("inspect").arg(path).output().expect("lumen runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    let text: String = texts.collect();
+    assert!(text.contains("of node 2") && text.contains("gone up to entry"), "{text}");
+    let refused = lumen().arg("standalone").arg("--data-dir").arg(cluster.folder.path().join("2")).output();
+    let refused = refused.expect("lumen runs");
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("node of a cluster"));
+}
+
+#[test]
+fn one_command_starts_a_cluster_and_one_signal_stops_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Six ports, ten apart, of which some may be taken: then another six.
+    let server = (0..20)
+        .find_map(|_| {
+            let base = free_port();
+            let taken = [0, 1, 10, 11, 20, 21].iter().any(|more| {
+                base.checked_add(*more).is_none_or(|port| TcpListener::bind(("127.0.0.1", port)).is_err())
+            });
+            let mut command = lumen();
+            command.args(["cluster", "--dev", "3", "--bind", &format!("127.0.0.1:{base}"), "--data-dir"]);
+            command.arg(folder.path());
+            (!taken).then(|| Server::spawn(command))
+        })
+        .expect("free ports");
+    let mut urls = Vec::new();
+    while urls.len() < 3 {
+        let line = server.says.recv_timeout(PATIENCE).expect("it says where the nodes are");
+        if let Some((_, rest)) = line.split_once(": http://").filter(|_| line.starts_with("  node ")) {
+            urls.push(rest.split(' ').next().expect("an address").to_string());
+        }
+    }
+    assert_eq!(urls[0], server.address.to_string());
+    let shown = server.get("/cluster").json();
+    assert_eq!(shown["members"].as_array().map(Vec::len), Some(3));
+    assert!(shown["summary"].as_str().is_some_and(|text| text.contains("all 3 nodes are there")), "{shown}");
+    server.signal("INT");
+    assert_eq!(server.wait().code(), Some(0));
+    for url in urls {
+        assert!(std::net::TcpStream::connect(&url).is_err(), "{url} is still served");
+    }
+}
