@@ -41,6 +41,11 @@ impl Node {
     pub fn admits(&self, from: &Identity) -> std::result::Result<(), String> {
         let known = self.inner.leader.member(from.id);
         match (self.cluster(), from.cluster) {
+            // To follow would be to lose what it holds.
+            (None, Some(_)) if self.inner.log.has_base() => Err(format!(
+                "node {} holds data of its own: it can form a cluster, and the others join it",
+                self.inner.id
+            )),
             (Some(ours), Some(theirs)) if ours != theirs => {
                 Err(format!("node {} is of another cluster than node {}", from.id, self.inner.id))
             }

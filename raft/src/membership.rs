@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::message;
 use crate::network::TransportError;
-use crate::node::{GROUP, Node, stopped};
+use crate::node::{GROUP, Node, holds_data, stopped};
 use crate::propose::write_error;
 use crate::types::{Member, Membership, TypeConfig};
 
@@ -84,9 +84,7 @@ impl Node {
             return Err(Error::AlreadyInitialized);
         }
         if self.inner.log.has_base() {
-            let reason =
-                "this node holds data of its own, which would be lost: the others can join it instead";
-            return Err(Error::Membership { reason: reason.into() });
+            return Err(holds_data());
         }
         let member = Member { store: self.inner.db.id(), ..self.inner.options.member.clone() };
         let request = message::change(GROUP, &Change::Join { id: Some(self.inner.id), member });

@@ -73,6 +73,8 @@ impl Timing {
 pub struct NodeOptions {
     /// Its number, which is never used for another node; or the one it has, or is given when it joins.
     pub id: Option<u64>,
+    /// The number it takes if it has none, and joins nobody.
+    pub first_id: Option<u64>,
     /// How it is reached.
     pub member: Member,
     /// Addresses of members: a node without a number joins by one of them.
@@ -189,9 +191,10 @@ impl Node {
             (Some(wanted), Some(id)) if wanted != id => return Err(Error::OtherNode { wanted, id }),
             (_, Some(id)) => id,
             (given, None) => {
-                let id = match given {
+                let id = match given.or(options.first_id) {
                     Some(id) if options.join.is_empty() => id,
-                    given => join(&options, given, store, &*transport).await?,
+                    _ if log.has_base() => return Err(holds_data()),
+                    _ => join(&options, given, store, &*transport).await?,
                 };
                 log.set_node(id)?;
                 id
@@ -355,6 +358,12 @@ impl Node {
         })
         .await
     }
+}
+
+/// Whoever follows others has what they have, and nothing else.
+pub(crate) fn holds_data() -> Error {
+    let reason = "this node holds data of its own, which would be lost: the others can join it instead";
+    Error::Membership { reason: reason.into() }
 }
 
 /// What an error of openraft's core means: it has stopped.

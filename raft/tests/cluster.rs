@@ -130,6 +130,7 @@ impl Cluster {
         };
         let options = NodeOptions {
             id: Some(id),
+            first_id: None,
             member: member(id),
             join: Vec::new(),
             dir: PathBuf::from("/node"),

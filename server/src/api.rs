@@ -100,7 +100,7 @@ pub(crate) async fn delete(
     let write = Write::Delete { collection: collection.to_string(), id: id.to_string(), condition };
     let prepared = match store.prepare(write.clone()) {
         // Here the collection may not be known yet.
-        Err(_) if store.catch_up(asked.patience).await? => store.prepare(write)?,
+        Err(_) if store.catch_up(asked.patience).await => store.prepare(write)?,
         prepared => prepared?,
     };
     let ack = store.write(prepared, asked).await?;

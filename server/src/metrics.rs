@@ -183,12 +183,17 @@ fn encode_raft(encoder: &mut DescriptorEncoder<'_>, node: &Node) -> fmt::Result 
     gauge(encoder, "raft_term", "The term this node is in", status.term)?;
     gauge(encoder, "raft_is_leader", "1 if this node leads", u64::from(status.leader == Some(status.id)))?;
     gauge(encoder, "raft_leader_id", "Who leads; 0 when nobody is known to", status.leader.unwrap_or(0))?;
-    let index = |index: Option<u64>| index.map_or(0, |index| index + 1);
-    gauge(encoder, "raft_last_index", "Entries the log has had", index(status.last_log_index))?;
-    let help = "Entries known to be committed";
+    let index = |index: Option<u64>| index.unwrap_or(0);
+    gauge(encoder, "raft_last_index", "The last entry of the log", index(status.last_log_index))?;
+    let help = "The last entry known to be committed";
     gauge(encoder, "raft_commit_index", help, index(status.committed_index))?;
-    gauge(encoder, "raft_applied_index", "Entries applied", index(status.applied_index))?;
-    gauge(encoder, "raft_purged_index", "Entries the log has let go", index(status.purged_index))?;
+    gauge(encoder, "raft_applied_index", "The last entry applied", index(status.applied_index))?;
+    gauge(
+        encoder,
+        "raft_purged_index",
+        "The last entry that the log has let go",
+        index(status.purged_index),
+    )?;
     gauge(encoder, "raft_voters", "Nodes that vote", status.voters.len() as u64)?;
     gauge(encoder, "raft_members", "Nodes in the cluster", status.members.len() as u64)?;
     let last = index(status.last_log_index);

@@ -90,9 +90,11 @@ pub(crate) async fn start_in_cluster(
             .unwrap_or_else(|| url_for_clients(address, &cluster.raft_addr)),
         ..Member::default()
     };
+    let known = cluster.known()?;
     let peers = Peers::new(cluster.cluster_name.clone(), member.api_url.clone());
     let options = NodeOptions {
-        id: cluster.id.or((cluster.init).then_some(1)),
+        id: cluster.id,
+        first_id: cluster.init.then_some(1),
         member: member.clone(),
         join: cluster.join.clone(),
         dir: config.data_dir.clone(),
@@ -114,7 +116,7 @@ pub(crate) async fn start_in_cluster(
     let face = ClusterFace {
         raft: raft.clone(),
         peers,
-        known: cluster.known()?,
+        known,
         name: cluster.cluster_name.clone(),
         redirects: cluster.forwarding == Forwarding::Redirect,
         lag_max: cluster.ready_lag,

@@ -241,6 +241,20 @@ fn a_node_that_stood_alone_becomes_a_cluster_with_all_it_holds() {
     cluster.start(2, &["--join", &first]);
     assert_eq!(cluster.nodes[&2].find("before&consistency=linearizable").1, 30);
     cluster.until(2, "both vote", |metrics| metrics["voters"] == json!([1, 2]));
+    // Another one that holds data cannot be made to follow.
+    let other = Server::start(&cluster.folder.path().join("3"), &[]);
+    other.make_books();
+    drop(other);
+    let output = cluster.command(3, &["--join", &first]).output().expect("lumen runs");
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("holds data of its own"));
+    cluster.start(3, &["--id", "3"]);
+    let body = json!({ "id": 3, "addr": cluster.address(3) }).to_string();
+    let refused = cluster.nodes[&1].post("/cluster/learners", &body).is_error(503, "unavailable");
+    assert!(
+        refused["message"].as_str().is_some_and(|why| why.contains("holds data of its own")),
+        "{refused}"
+    );
     // It is no longer a folder to be served alone.
     let node = cluster.nodes.remove(&2).expect("it runs");
     node.signal("TERM");

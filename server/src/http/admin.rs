@@ -11,7 +11,10 @@ use crate::node::Node;
 
 /// `GET /health`
 pub(crate) async fn health(call: Call) -> Result<Reply, Failure> {
-    readyz(call).await
+    if call.node.is_ready() {
+        return Ok(empty(200));
+    }
+    Err(Failure::new(Kind::Unavailable, "the server is shutting down"))
 }
 
 /// `GET /livez`

@@ -73,7 +73,7 @@ async fn store(mut call: Call) -> Result<Reply, Failure> {
         // Whoever sends 16 MB to a collection that is not there need not send them all to learn it.
         let here = call.node.store.snapshot().mapping(&call.collection);
         if here.is_err() {
-            call.node.store.catch_up(asked.patience).await?;
+            call.node.store.catch_up(asked.patience).await;
             call.node.store.snapshot().mapping(&call.collection)?;
         }
     }
@@ -92,7 +92,7 @@ async fn store(mut call: Call) -> Result<Reply, Failure> {
     let first = prepare.clone();
     let prepared = match if small { first() } else { blocking(first).await } {
         // The collection, or its mapping, may be news to this node.
-        Err(_) if call.node.store.catch_up(asked.patience).await? => blocking(prepare).await?,
+        Err(_) if call.node.store.catch_up(asked.patience).await => blocking(prepare).await?,
         prepared => prepared?,
     };
     let (result, version) = api::put(&call.node.store, prepared, &asked).await?;
