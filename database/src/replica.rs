@@ -59,11 +59,14 @@ impl Database {
         Ok(())
     }
 
-    /// Whether more may be proposed now; [`Error::Busy`] when memory or disk is behind or full. Does not wait.
+    /// Whether more may be proposed now; [`Error::Busy`] when memory or disk is behind, [`Error::DiskFull`]. Does not wait.
     /// For who keeps the log: an entry in the log is applied in any case.
     pub fn admits(&self) -> Result<()> {
         if let Some(error) = self.failure() {
             return Err(error);
+        }
+        if self.inner.store.engine.is_disk_full() {
+            return Err(Error::DiskFull { reason: "there is no room left on the disk".into() });
         }
         if self.inner.store.is_behind() {
             return Err(Error::Busy { retry_after: Duration::from_secs(1) });

@@ -166,6 +166,11 @@ impl Engine {
         self.shared.pressure().0 >= 1.0 || self.shared.is_disk_full()
     }
 
+    /// Whether writes are refused for want of room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.is_disk_full()
+    }
+
     /// The value of `key`, as visible now.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
         self.shared.counters.gets.add(1);

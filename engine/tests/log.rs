@@ -418,7 +418,7 @@ fn a_log_that_is_ahead_of_its_batches_is_damage() {
 
 #[test]
 fn a_record_of_another_log_s_kind_is_damage() {
-    let vfs = Memory::new();
+    let vfs = memory();
     let (log, ..) = open(&vfs, 4096);
     append(&log, 1..=3);
     log.sync(log.end()).expect("synced");

@@ -15,9 +15,12 @@ use crate::message::{self, Request};
 use crate::network::{Answers, TransportError};
 use crate::node::{GROUP, Identity, Node, stopped};
 use crate::read::read_index;
-use crate::snapshot::SnapshotData;
+use crate::snapshot::{Received, SnapshotData};
 use crate::transfer::{self, Staging};
 use crate::types::TypeConfig;
+
+/// How long a change of members may take that another node asks for: the next one waits for it.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long who joins waits for an answer.
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
@@ -93,7 +96,11 @@ impl Node {
             Request::Change(change @ Change::Join { .. }) => {
                 message::changed(&self.change(change, JOIN_PATIENCE).await)
             }
-            Request::Change(change) => message::changed(&self.change_here(change).await),
+            Request::Change(change) => {
+                let changed = tokio::time::timeout(CHANGE_PATIENCE, self.change_here(change)).await;
+                let late = |_| Err(Error::Unknown { reason: "it takes too long".into() });
+                message::changed(&changed.unwrap_or_else(late))
+            }
         })
     }
 
@@ -148,14 +155,18 @@ impl Node {
             transfer::Request::Install { vote, digest } => {
                 let offered = receiving.take_if(|offered| offered.digest == digest);
                 let Receiving { manifest, staging, .. } = offered.ok_or_else(not_offered)?;
-                let data = SnapshotData::Staged { manifest: manifest.to_vec(), staging };
-                let place = data.place()?;
+                // Before the core is asked, to which a snapshot that cannot be installed is the end.
+                let db = inner.db.clone();
+                let received = self.blocking(move || Received::check(&db, &manifest, staging)).await?;
+                let place = received.place().clone();
                 let meta = openraft::alias::SnapshotMetaOf::<TypeConfig> {
                     last_log_id: place.applied,
                     last_membership: place.membership,
                 };
-                let snapshot =
-                    openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
+                let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> {
+                    meta,
+                    snapshot: SnapshotData::Ready(received),
+                };
                 // One at a time: the lock is held until it is installed.
                 let response = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
                 let mut out = Vec::new();

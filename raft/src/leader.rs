@@ -93,6 +93,17 @@ impl Leader {
                     unknown = Some(error);
                     String::new()
                 }
+                // The first time it may have been taken: then it is not certain that nothing was written.
+                Ok(Err(Error::Busy { retry_after })) if unknown.is_some() => {
+                    let again = (Instant::now() + retry_after).min(until);
+                    tokio::time::sleep_until(again).await;
+                    String::new()
+                }
+                Ok(Err(Error::DiskFull { .. } | Error::Stopped { .. } | Error::Io { .. }))
+                    if unknown.is_some() =>
+                {
+                    String::new()
+                }
                 Ok(result) => return result,
                 Err(_) => {
                     let late = || Error::Unknown { reason: "there was no answer in time".into() };

@@ -151,6 +151,8 @@ pub(crate) struct Inner {
     pub requests: Mutex<Requests>,
     /// The snapshot that is being received.
     pub receiving: Arc<tokio::sync::Mutex<Option<Receiving>>>,
+    /// Held while members are changed here.
+    pub changing: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -215,6 +217,7 @@ impl Node {
             guarded_until: Instant::now() + guard,
             requests: Mutex::new(Requests::new(id, log.boot())),
             receiving: Arc::default(),
+            changing: tokio::sync::Mutex::default(),
             coalescer: Coalescer::start(raft.clone(), options.database.clock),
             barrier: Barrier::start(leader.clone(), Duration::from_millis(timing.election_ms_max)),
             progress: machine.progress(),

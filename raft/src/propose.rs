@@ -127,6 +127,7 @@ pub(crate) fn write_error(
         RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
             Error::Membership { reason: error.to_string() }
         }
-        RaftError::Fatal(fatal) => Error::Stopped { reason: fatal.to_string() },
+        // What it was doing may be with the others already.
+        RaftError::Fatal(fatal) => Error::Unknown { reason: fatal.to_string() },
     }
 }

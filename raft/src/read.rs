@@ -132,7 +132,11 @@ impl Node {
             Err(Error::Unknown { reason }) => return Err(Error::NoLeader { reason }),
             other => other?,
         };
-        self.wait_for(until, id.index + 1, |at| at.entries).await
+        match self.wait_for(until, id.index + 1, |at| at.entries).await {
+            // What is missing is told in entries, of which who asks knows nothing.
+            Err(Error::Behind { .. }) => Err(Error::Busy { retry_after: Duration::from_secs(1) }),
+            reached => reached,
+        }
     }
 
     /// Waits until so much is applied.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lumen_engine::vfs::Vfs;
 
 use lumen::Database;
-use lumen_engine::file_set::FileSet;
+use lumen_engine::file_set::{FileSet, ReadyFileSet};
 
 use crate::error::Result;
 use crate::state_machine::Place;
@@ -26,8 +26,31 @@ pub(crate) struct Home {
 pub(crate) enum SnapshotData {
     /// Held here, to be sent.
     Held(Arc<HeldSet>),
-    /// Received: the manifest as the sender gave it, and where the files are that were missing.
-    Staged { manifest: Vec<u8>, staging: Staging },
+    /// Received, with its files here and checked.
+    Ready(Received),
+}
+
+/// A snapshot that has come, so that one manifest edit is left to do.
+pub(crate) struct Received {
+    place: Place,
+    ready: ReadyFileSet,
+    staging: Staging,
+}
+
+impl Received {
+    /// Brings the files here and checks them. If any is not what it should be, all that was staged goes, and is to be sent
+    /// anew.
+    pub(crate) fn check(db: &Database, manifest: &[u8], staging: Staging) -> Result<Received> {
+        let checked = Database::position_of(manifest)
+            .and_then(|position| Ok((position, db.prepare_install(manifest, staging.folder())?)));
+        let (position, ready) = checked.inspect_err(|_| staging.clear())?;
+        Ok(Received { place: Place::decode(&position)?, ready, staging })
+    }
+
+    /// Where the log is after all that it holds.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
 }
 
 /// The files of a moment, held.
@@ -52,22 +75,17 @@ impl SnapshotData {
         Ok(SnapshotData::Held(Arc::new(HeldSet { set, manifest })))
     }
 
-    fn manifest(&self) -> &[u8] {
+    /// Where the log is after all that the snapshot holds.
+    pub(crate) fn place(&self) -> Result<Place> {
         match self {
-            SnapshotData::Held(held) => &held.manifest,
-            SnapshotData::Staged { manifest, .. } => manifest,
+            SnapshotData::Held(held) => Place::decode(&Database::position_of(&held.manifest)?),
+            SnapshotData::Ready(received) => Ok(received.place.clone()),
         }
     }
 
-    /// Where the log is after all that the snapshot holds.
-    pub(crate) fn place(&self) -> Result<Place> {
-        Place::decode(&Database::position_of(self.manifest())?)
-    }
-
-    /// Replaces everything by it: files are checked first, then one manifest edit does it. `home` is where the database is.
-    pub(crate) fn install(&self, db: &Database, home: &Home) -> Result<Place> {
-        let place = self.place()?;
-        let staging = match self {
+    /// Replaces everything by it, with one manifest edit. `home` is where the database is.
+    pub(crate) fn install(self, db: &Database, home: &Home) -> Result<Place> {
+        let Received { place, ready, staging } = match self {
             // Of another database in this process: as if it had been sent.
             SnapshotData::Held(held) => {
                 let staging = Staging::open(home.vfs.clone(), &home.dir, &held.manifest)?;
@@ -76,11 +94,10 @@ impl SnapshotData {
                     held.read(&file.name, 0, &mut bytes)?;
                     staging.put(&file.name, 0, &bytes)?;
                 }
-                staging
+                Received::check(db, &held.manifest, staging)?
             }
-            SnapshotData::Staged { staging, .. } => staging.clone(),
+            SnapshotData::Ready(received) => received,
         };
-        let ready = db.prepare_install(self.manifest(), staging.folder())?;
         db.install(ready)?;
         staging.clear();
         Ok(place)

@@ -9,8 +9,8 @@
 //!   answer:  │ vote │
 //! ```
 //!
-//! What has come is kept in `staging/<digest>` until it is installed, so that a transfer goes on after a lost connection,
-//! another leader, or a restart of either side. Everything is checked before it replaces anything.
+//! What has come is kept in `staging/<digest>` until it is installed or another set is offered, so that a transfer goes on
+//! after a lost connection or a restart of either side. Everything is checked before it replaces anything.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,9 +170,13 @@ pub(crate) fn digest(manifest: &[u8]) -> u64 {
 }
 
 impl Staging {
-    /// The staging folder of a set, under the folder of a database.
+    /// The staging folder of a set, under the folder of a database. What was staged of other sets goes: nobody sends the rest.
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, manifest: &[u8]) -> Result<Staging> {
-        let folder = dir.join("staging").join(format!("{:016x}", digest(manifest)));
+        let (all, name) = (dir.join("staging"), format!("{:016x}", digest(manifest)));
+        for other in vfs.list(&all).unwrap_or_default().into_iter().filter(|other| *other != name) {
+            Staging { vfs: vfs.clone(), folder: all.join(other) }.clear();
+        }
+        let folder = all.join(name);
         vfs.create_dir(&folder).map_err(|error| io_error("create", &folder, &error))?;
         Ok(Staging { vfs, folder })
     }

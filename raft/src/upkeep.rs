@@ -88,7 +88,8 @@ impl Node {
                 let voters = last_voters(&membership);
                 tracing::info!(?voters, "finishing a change of members that was begun");
                 let change = ChangeMembers::ReplaceAllVoters(voters);
-                self.inner.raft.change_membership(change, false).await.map_err(write_error)?;
+                // Whether those that vote no more were to leave is not known: they stay as learners.
+                self.inner.raft.change_membership(change, true).await.map_err(write_error)?;
             }
             return Ok(());
         }

@@ -365,17 +365,25 @@ async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
     let mut cluster = Cluster::form(&[1]).await;
     create(&cluster.node(1)).await;
     put(&cluster.node(1), "a", "kept").await.expect("put");
+    // They get their numbers first, and start with them; two at once get two.
+    let join = |id: u64| Change::Join { id: None, member: Member { store: [id as u8; 16], ..member(id) } };
+    let node = cluster.node(1);
+    let numbers = tokio::join!(node.change(join(2), PATIENCE), node.change(join(3), PATIENCE));
+    let numbers = [numbers.0.expect("joins"), numbers.1.expect("joins")];
+    assert_eq!(BTreeSet::from(numbers), BTreeSet::from([2, 3]));
+    assert_eq!(node.change(join(2), PATIENCE).await.expect("joins"), numbers[0], "asked again");
     for id in [2, 3] {
-        // It gets its number first, and starts with it.
-        let joins = Member { store: [id as u8; 16], ..member(id) };
-        let change = Change::Join { id: None, member: joins.clone() };
-        assert_eq!(cluster.node(1).change(change.clone(), PATIENCE).await.expect("joins"), id);
-        assert_eq!(cluster.node(1).change(change, PATIENCE).await.expect("joins"), id, "asked again");
         cluster.start(id).await;
         let votes = || cluster.node(1).status().voters.contains(&id).then_some(());
         until("it votes", votes).await;
         assert_eq!(found(&cluster.node(id), "kept").await, 1);
     }
+    // One that is reached elsewhere now says so, and stays what it is.
+    let known = cluster.node(1).status().members[&2].clone();
+    let moved = Member { raft_addr: "elsewhere:1".into(), ..known.clone() };
+    cluster.node(3).change(Change::Learner { id: 2, member: moved.clone() }, PATIENCE).await.expect("moves");
+    until("it is noted", || (cluster.node(1).status().members[&2] == moved).then_some(())).await;
+    assert_eq!(cluster.node(1).status().voters, [1, 2, 3]);
     assert!(cluster.node(1).status().members.values().all(|member| !member.joining));
     // With one away, the other two are needed.
     cluster.stop(2).await;
@@ -387,6 +395,15 @@ async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
     assert!(refused.as_ref().is_err_and(is_told), "{refused:?}");
     cluster.start(2).await;
     // A request for the leader may come to anybody.
+    let follower = [1, 2, 3].into_iter().find(|id| Some(*id) != cluster.node(1).status().leader);
+    let follower = cluster.node(follower.expect("two others"));
+    let answers = || {
+        let leader = cluster.node(1).status().leader?;
+        (cluster.node(leader).status().live.len() == 3).then_some(())
+    };
+    until("all answer", answers).await;
+    follower.change(Change::Transfer { to: None }, PATIENCE).await.expect("handed over");
+    until("all answer", answers).await;
     cluster.node(2).change(Change::Transfer { to: Some(3) }, PATIENCE).await.expect("handed over");
     let leads = || (cluster.node(3).status().leader == Some(3)).then_some(());
     until("it leads", leads).await;

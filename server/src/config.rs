@@ -181,6 +181,13 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+impl Limits {
+    /// The value of `--blobs`, as it is read.
+    pub(crate) fn blobs_text(&self) -> String {
+        if self.blobs == usize::MAX { "none".into() } else { self.blobs.to_string() }
+    }
+}
+
 #[cfg(test)]
 impl Limits {
     /// For a node of little data.

@@ -77,12 +77,13 @@ impl Store {
         }
     }
 
-    /// After a refusal: waits until this node knows all that was acknowledged before. False when it knew, or when nobody can
-    /// tell: then the refusal stands.
+    /// After a refusal: waits until this node knows all that was acknowledged before, and it is worth to try again. False
+    /// when nobody can tell: then the refusal stands.
     pub(crate) async fn catch_up(&self, patience: Duration) -> bool {
-        let Store::Cluster(node) = self else { return false };
-        let before = node.snapshot().seq();
-        node.read_barrier(patience).await.is_ok() && node.snapshot().seq() > before
+        match self {
+            Store::Alone(_) => false,
+            Store::Cluster(node) => node.read_barrier(patience).await.is_ok(),
+        }
     }
 
     /// Writes, and waits until it is durable and searchable.

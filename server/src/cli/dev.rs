@@ -40,13 +40,20 @@ pub(crate) async fn run(nodes: u16, config: &NodeConfig, mut signals: Signals) -
         children.start(place, places[0].raft, &config.limits)?;
     }
     let started = tokio::select! {
-        started = wait_for(&places) => started,
-        () = signals.next() => Ok(()),
-        ended = children.first_end() => Err(ended),
+        started = wait_for(&places) => Some(started),
+        () = signals.next() => None,
+        ended = children.first_end() => Some(Err(ended)),
     };
-    if let Err(failure) = started {
-        children.stop().await;
-        return Err(failure.into());
+    match started {
+        Some(Ok(())) => {}
+        Some(Err(failure)) => {
+            children.stop().await;
+            return Err(failure.into());
+        }
+        None => {
+            children.stop().await;
+            return Ok(exit::INTERRUPTED);
+        }
     }
     say!("Lumen {}: a cluster of {nodes} nodes", env!("CARGO_PKG_VERSION"));
     for place in &places {
@@ -77,6 +84,10 @@ pub(crate) async fn run(nodes: u16, config: &NodeConfig, mut signals: Signals) -
 }
 
 fn places(nodes: u16, bind: SocketAddr, folder: &Path) -> Result<Vec<Place>, Failure> {
+    if bind.port() == 0 {
+        let message = "several nodes have ports one after the other: --bind has to say the first";
+        return Err(Failure::new(Kind::InvalidParameter, message));
+    }
     let too_high = || {
         let message = format!("ports from {} on are too high for {nodes} nodes", bind.port());
         Failure::new(Kind::InvalidParameter, message)
@@ -138,6 +149,7 @@ impl Children {
             .arg("--data-dir")
             .arg(&place.folder)
             .args(["--memory", &limits.memory.to_string(), "--cache", &limits.cache.to_string()])
+            .args(["--blobs", &limits.blobs_text(), "--scrub", &limits.scrub.to_string()])
             .args(["--connections", &limits.connections.to_string()])
             .args(["--request-timeout", &format!("{}ms", limits.request_timeout.as_millis())])
             .stdin(Stdio::piped())
