@@ -165,7 +165,7 @@ impl Node {
                 };
                 let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> {
                     meta,
-                    snapshot: SnapshotData::Ready(received),
+                    snapshot: SnapshotData::Ready(Box::new(received)),
                 };
                 // One at a time: the lock is held until it is installed.
                 let response = inner.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;

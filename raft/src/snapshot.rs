@@ -27,7 +27,7 @@ pub(crate) enum SnapshotData {
     /// Held here, to be sent.
     Held(Arc<HeldSet>),
     /// Received, with its files here and checked.
-    Ready(Received),
+    Ready(Box<Received>),
 }
 
 /// A snapshot that has come, so that one manifest edit is left to do.
@@ -85,7 +85,7 @@ impl SnapshotData {
 
     /// Replaces everything by it, with one manifest edit. `home` is where the database is.
     pub(crate) fn install(self, db: &Database, home: &Home) -> Result<Place> {
-        let Received { place, ready, staging } = match self {
+        let Received { place, ready, staging } = *match self {
             // Of another database in this process: as if it had been sent.
             SnapshotData::Held(held) => {
                 let staging = Staging::open(home.vfs.clone(), &home.dir, &held.manifest)?;
@@ -94,7 +94,7 @@ impl SnapshotData {
                     held.read(&file.name, 0, &mut bytes)?;
                     staging.put(&file.name, 0, &bytes)?;
                 }
-                Received::check(db, &held.manifest, staging)?
+                Box::new(Received::check(db, &held.manifest, staging)?)
             }
             SnapshotData::Ready(received) => received,
         };
