@@ -17,6 +17,9 @@ use crate::types::{Member, Membership, TypeConfig};
 
 type Metrics = openraft::RaftMetrics<TypeConfig>;
 
+/// How often a node is asked to lead before it is said not to.
+const TRANSFER_ATTEMPTS: u32 = 5;
+
 /// A change of who is in the cluster, or who leads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -270,11 +273,22 @@ impl Node {
 
     /// Has another node lead, and waits until it does. Only of the leader.
     pub async fn transfer_leader(&self, to: Option<u64>) -> Result<()> {
-        let status = self.status();
         let me = self.inner.id;
         if to == Some(me) {
             return Ok(());
         }
+        // Who has just begun to lead has heard of nobody yet.
+        let recent = self.recent();
+        let answers = |metrics: &Metrics| {
+            let (live, voters) = (live(metrics, recent), metrics.membership_config.membership().voter_ids());
+            to.map_or_else(
+                || voters.into_iter().any(|id| id != me && live.contains(&id)),
+                |to| live.contains(&to),
+            )
+        };
+        // If nobody does, that is told below.
+        let _ = self.inner.raft.wait(Some(recent)).metrics(answers, "it answers").await;
+        let status = self.status();
         let others = status.voters.iter().filter(|id| **id != me);
         let furthest = others
             .filter(|id| status.live.contains(id))
@@ -288,13 +302,18 @@ impl Node {
         if !status.live.contains(&to) {
             return Err(Error::Membership { reason: format!("node {to} does not answer") });
         }
-        self.inner.raft.trigger().transfer_leader(to).await.map_err(stopped)?;
-        let patience = Duration::from_millis(4 * self.inner.options.timing.election_ms_max);
-        let leads = move |metrics: &Metrics| metrics.current_leader.is_some_and(|id| id != me);
-        let waited = self.inner.raft.wait(Some(patience)).metrics(leads, "another node leads").await;
-        waited.map(drop).map_err(|_| Error::Membership {
-            reason: format!("node {to} has not taken over in {patience:?}"),
-        })
+        // Who is not quite as far as this node declines, and is a moment later.
+        let patience = Duration::from_millis(self.inner.options.timing.election_ms_max);
+        for _ in 0..TRANSFER_ATTEMPTS {
+            self.inner.raft.trigger().transfer_leader(to).await.map_err(stopped)?;
+            let leads = move |metrics: &Metrics| metrics.current_leader.is_some_and(|id| id != me);
+            let waited = self.inner.raft.wait(Some(patience)).metrics(leads, "another node leads").await;
+            if waited.is_ok() {
+                return Ok(());
+            }
+        }
+        let waited = patience * TRANSFER_ATTEMPTS;
+        Err(Error::Membership { reason: format!("node {to} has not taken over in {waited:?}") })
     }
 
     /// What tells the cluster from every other; `None` before it is formed.
