@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::log::{Kind, Log, LogOptions, Position};
+use lumen_engine::options::random_id;
 use lumen_engine::{Engine, Error as EngineError};
 use parking_lot::{Condvar, Mutex};
 
@@ -95,10 +96,7 @@ fn load_state(engine: &Engine, random: fn() -> u64) -> Result<State> {
     if !bytes.is_empty() {
         return decode_state(&bytes);
     }
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&random().to_le_bytes());
-    id[8..].copy_from_slice(&random().to_le_bytes());
-    let state = State { store: id, next_uid: 1, next_collection: 1, ..State::default() };
+    let state = State { store: random_id(random), next_uid: 1, next_collection: 1, ..State::default() };
     engine
         .attachments()
         .install(AttachmentEdit { state: Some(state.encode()), ..AttachmentEdit::default() })?;

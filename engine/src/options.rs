@@ -155,6 +155,14 @@ pub fn system_clock() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Sixteen random bytes, by which one thing is told from all others.
+pub fn random_id(random: fn() -> u64) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random().to_le_bytes());
+    id[8..].copy_from_slice(&random().to_le_bytes());
+    id
+}
+
 /// Random bits from the keys that the standard library draws for every new hash map.
 pub fn system_random() -> u64 {
     use std::hash::{BuildHasher, Hasher};

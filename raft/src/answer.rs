@@ -13,11 +13,11 @@ use crate::error::{Error, Result};
 use crate::membership::Change;
 use crate::message::{self, Request};
 use crate::network::{Answers, TransportError};
-use crate::node::{GROUP, Identity, Node, stopped};
+use crate::node::{Identity, Node, stopped};
 use crate::read::read_index;
 use crate::snapshot::{Received, SnapshotData};
 use crate::transfer::{self, Staging};
-use crate::types::TypeConfig;
+use crate::types::{GROUP, TypeConfig};
 
 /// How long a change of members may take that another node asks for: the next one waits for it.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(30);

@@ -27,7 +27,7 @@ pub(crate) struct Leader {
 impl Leader {
     /// Who leads, as far as is known here, and how it is reached.
     pub(crate) fn now(&self) -> Option<(u64, Member)> {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader?;
         let member = metrics.membership_config.get_node(&leader)?.clone();
@@ -36,13 +36,14 @@ impl Leader {
 
     /// A member, if there is one of this number.
     pub(crate) fn member(&self, id: u64) -> Option<Member> {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft.server_metrics();
         metrics.borrow_watched().membership_config.get_node(&id).cloned()
     }
 
     /// Returns when `leader` does not lead any more, as far as is known here; never if the node stops.
     async fn is_replaced(&self, leader: u64) {
-        let mut metrics = self.raft.metrics();
+        // Those of the server: what else is measured changes with every entry.
+        let mut metrics = self.raft.server_metrics();
         while metrics.borrow_watched().current_leader == Some(leader) {
             if metrics.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -113,7 +114,7 @@ impl Leader {
             if Instant::now() + ASK_AGAIN >= until {
                 return Err(unknown.unwrap_or(Error::NoLeader { reason }));
             }
-            let mut metrics = self.raft.metrics();
+            let mut metrics = self.raft.server_metrics();
             let _ = tokio::time::timeout(ASK_AGAIN, metrics.changed()).await; // then it is asked again in any case
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lumen_engine::options::random_id;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
@@ -11,9 +12,9 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::message;
 use crate::network::TransportError;
-use crate::node::{GROUP, Node, holds_data, stopped};
+use crate::node::{Node, holds_data, stopped};
 use crate::propose::write_error;
-use crate::types::{Member, Membership, TypeConfig};
+use crate::types::{GROUP, Member, Membership, TypeConfig};
 
 type Metrics = openraft::RaftMetrics<TypeConfig>;
 
@@ -65,10 +66,7 @@ impl Node {
             let reason = "a node that holds data forms a cluster alone; the others join it then";
             return Err(Error::Membership { reason: reason.into() });
         }
-        let random = inner.options.database.random;
-        let mut cluster = [0; 16];
-        cluster[..8].copy_from_slice(&random().to_le_bytes());
-        cluster[8..].copy_from_slice(&random().to_le_bytes());
+        let cluster = random_id(inner.options.database.random);
         members.values_mut().for_each(|member| member.cluster = cluster);
         if let Some(me) = members.get_mut(&inner.id) {
             me.store = inner.db.id();
@@ -148,6 +146,11 @@ impl Node {
     pub(crate) async fn change_here(&self, change: Change) -> Result<u64> {
         // One at a time, or two nodes that join could be given the same number.
         let _alone = self.inner.changing.lock().await;
+        // Only who leads knows who answers.
+        let leader = self.inner.leader.now().map(|(id, _)| id);
+        if leader != Some(self.inner.id) {
+            return Err(Error::NotLeader { leader });
+        }
         match change {
             Change::Learner { id, member } => {
                 self.check_unused(id, &member)?;

@@ -29,14 +29,11 @@ use crate::propose::Coalescer;
 use crate::read::{Barrier, Progress};
 use crate::snapshot::Home;
 use crate::state_machine::{Place, StateMachine};
-use crate::types::{LogId, Member, TypeConfig};
+use crate::types::{GROUP, LogId, Member, TypeConfig};
 use crate::upkeep;
 use crate::write::Requests;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
-
-/// The only group there is so far; records and messages carry its number.
-pub(crate) const GROUP: u32 = 0;
 
 /// How long the core may take to note a snapshot, which is there already.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -334,8 +331,8 @@ impl Node {
     pub async fn stopped(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
         loop {
-            if let Some(failure) = self.status().failure {
-                return failure;
+            if let Err(failure) = &metrics.borrow_watched().running_state {
+                return failure.to_string();
             }
             if metrics.changed().await.is_err() {
                 return self.status().failure.unwrap_or_else(|| "its core has ended".into());

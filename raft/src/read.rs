@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::leader::Leader;
 use crate::message;
-use crate::node::{GROUP, Node};
-use crate::types::LogId;
+use crate::node::Node;
+use crate::types::{GROUP, LogId};
 
 /// How new what is read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

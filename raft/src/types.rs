@@ -6,6 +6,9 @@ use bytes::Bytes;
 use lumen::Ack;
 use openraft::alias;
 
+/// The only group there is so far; records and messages carry its number.
+pub(crate) const GROUP: u32 = 0;
+
 openraft::declare_raft_types!(
     /// Our types in openraft's traits.
     pub(crate) TypeConfig:

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::message;
-use crate::node::{GROUP, Node};
+use crate::node::Node;
+use crate::types::GROUP;
 
 /// The requests of one life of a node.
 pub(crate) struct Requests {

@@ -24,10 +24,8 @@ use super::replay::Replay;
 use super::{BASE, BOOT, COMMITTED_BYTES, ENTRY, HEAD_BYTES, NODE, PURGE, TRUNCATE, VOTE};
 use crate::codec;
 use crate::error::{Error, Result};
-use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::types::{Entry, GROUP, LogId, TypeConfig, Vote};
 
-/// The only group there is so far.
-const GROUP: u32 = 0;
 /// File ending of the log's segments.
 const LOG_EXTENSION: &str = "raft";
 

@@ -79,20 +79,29 @@ async fn store(mut call: Call) -> Result<Reply, Failure> {
     }
     let body = call.read_body("the document", DOCUMENT_BYTES_MAX).await?;
     let small = body.len() <= INLINE_BYTES_MAX;
-    let (node, collection, id) = (call.node.clone(), call.collection.clone(), call.id.clone());
-    let prepare = move || -> Result<Prepared, Failure> {
+    let node = call.node.clone();
+    let prepare = move |collection: String, id: String| -> Result<Prepared, Failure> {
         check_depth(&body)?;
         let source = Vec::from(Bytes::clone(&body));
-        let prepared = api::prepare_put(&node.store, collection.clone(), id.clone(), source, condition);
+        let prepared = api::prepare_put(&node.store, collection, id, source, condition);
         prepared.map_err(|failure| match failure.kind {
             Kind::Validation => locate(failure, &body),
             _ => failure,
         })
     };
-    let first = prepare.clone();
-    let prepared = match if small { first() } else { blocking(first).await } {
+    let (collection, id) = (call.collection.clone(), call.id.clone());
+    let first = if small {
+        prepare(collection, id)
+    } else {
+        let prepare = prepare.clone();
+        blocking(move || prepare(collection, id)).await
+    };
+    let prepared = match first {
         // The collection, or its mapping, may be news to this node.
-        Err(_) if call.node.store.catch_up(asked.patience).await => blocking(prepare).await?,
+        Err(_) if call.node.store.catch_up(asked.patience).await => {
+            let (collection, id) = (call.collection.clone(), call.id.clone());
+            blocking(move || prepare(collection, id)).await?
+        }
         prepared => prepared?,
     };
     let (result, version) = api::put(&call.node.store, prepared, &asked).await?;
