@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::compaction::job;
-use crate::compaction::picker::{Input, Job, Limits, Reason};
+use crate::compaction::plan::{Claim, Input, Job, Limits, Reason};
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::flush;
@@ -16,7 +16,6 @@ use crate::log::Log;
 use crate::quarantine;
 use crate::state::{Shared, Work};
 use crate::sync::thread::{self, JoinHandle};
-use crate::version::Version;
 
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due. Also how long nobody
 /// must have written before a store is at rest.
@@ -165,7 +164,8 @@ impl Background {
                 let lacks_room = || self.pick_within(&work, u64::MAX).is_some();
                 let is_full = self.shared.is_disk_full();
                 let may_rest = self.pick_at_rest(&work).is_some();
-                let is_timed = self.shared.picker.is_timed() || view.version.expires();
+                let grows_old = self.shared.options.garbage_age_max.is_some();
+                let is_timed = self.shared.picker.is_timed() || grows_old || view.version.expires();
                 if !(is_timed || is_full || may_rest || lacks_room()) {
                     self.shared.bell.wait(&mut work);
                     continue;
@@ -211,39 +211,38 @@ impl Background {
         }
     }
 
-    /// What may be compacted now beside what is under way, and the version that it was found in.
-    pub(crate) fn pick(&self, work: &Work) -> Option<(Arc<Version>, Job)> {
+    /// What may be compacted now beside what is under way.
+    pub(crate) fn pick(&self, work: &Work) -> Option<Job> {
         self.pick_within(work, self.shared.room())
     }
 
     /// What may be compacted although nothing has to be, while nobody writes.
-    pub(crate) fn pick_at_rest(&self, work: &Work) -> Option<(Arc<Version>, Job)> {
+    pub(crate) fn pick_at_rest(&self, work: &Work) -> Option<Job> {
         let version = self.shared.view.load().version.clone();
         if !version.progress.is_empty() {
             return None; // what was begun before goes first
         }
-        let limits = Limits { claims: &work.claims, room: self.shared.room() };
-        let job = self.shared.picker.pick_at_rest(&version, &limits)?;
-        Some((version, job))
+        self.shared.picker.pick_at_rest(&version, &self.limits(work, &work.claims, self.shared.room()))
+    }
+
+    fn limits<'a>(&'a self, work: &Work, claims: &'a [Claim], room: u64) -> Limits<'a> {
+        Limits { claims, room, options: &self.shared.options, turn: work.last_claim }
     }
 
     /// As `pick`, if so many bytes of the disk were free.
-    fn pick_within(&self, work: &Work, room: u64) -> Option<(Arc<Version>, Job)> {
+    fn pick_within(&self, work: &Work, room: u64) -> Option<Job> {
         let shared = &self.shared;
         let version = shared.view.load().version.clone();
         let mut claims = work.claims.clone();
         // What was begun before goes first, and keeps all else away from its tables.
         for progress in &version.progress {
             let Some(job) = progress.job(&version) else { continue };
-            let limits = Limits { claims: &work.claims, room: room.saturating_add(progress.bytes()) };
-            if limits.allow(&job) {
-                return Some((version, job));
+            if self.limits(work, &work.claims, room.saturating_add(progress.bytes())).allow(&job) {
+                return Some(job);
             }
-            claims.push(job.claim(0));
+            claims.push(job.claim(0, shared.options.table_bytes));
         }
-        let limits = Limits { claims: &claims, room };
-        let job = shared.picker.pick(&version, shared.options.now_ms(), &limits)?;
-        Some((version, job))
+        shared.picker.pick(&version, shared.options.now_ms(), &self.limits(work, &claims, room))
     }
 
     /// Runs one compaction; `false` when none is due that could be done.
@@ -256,24 +255,33 @@ impl Background {
         self.compact(Background::pick_at_rest)
     }
 
-    fn compact(&self, pick: fn(&Background, &Work) -> Option<(Arc<Version>, Job)>) -> Result<bool> {
-        let (version, job, id) = {
+    fn compact(&self, pick: fn(&Background, &Work) -> Option<Job>) -> Result<bool> {
+        let table_bytes = self.shared.options.table_bytes;
+        let (job, id) = {
             let mut work = self.shared.work.lock();
             if work.is_over() {
                 return Ok(false);
             }
-            let Some((version, job)) = pick(self, &work) else { return Ok(false) };
+            let Some(job) = pick(self, &work) else { return Ok(false) };
             work.last_claim += 1;
             let id = work.last_claim;
-            work.claims.push(job.claim(id));
-            (version, job, id)
+            work.claims.push(job.claim(id, table_bytes));
+            (job, id)
         };
         let pace = Cell::new(Pace { since: Instant::now(), seen: self.shared.counters.asked() });
-        let result = job::run(&self.shared, &version, &job, &|| self.goes_on(&pace));
-        let result = match result {
-            Err(Error::Corrupt { file, offset, reason }) => self.without_damage(&job, &file, offset, reason),
-            other => other,
+        let run = |(number, part): (usize, &Job)| {
+            if number > 0 && !self.goes_on(&pace) {
+                return Ok(());
+            }
+            let version = self.shared.view.load().version.clone();
+            match job::run(&self.shared, &version, part, &|| self.goes_on(&pace)) {
+                Err(Error::Corrupt { file, offset, reason }) => {
+                    self.without_damage(part, &file, offset, reason)
+                }
+                other => other,
+            }
         };
+        let result = job.parts(table_bytes).iter().enumerate().try_for_each(run);
         let mut work = self.shared.work.lock();
         work.claims.retain(|claim| claim.id != id);
         self.shared.bell.notify_all();
@@ -287,17 +295,23 @@ impl Background {
         if isolated { Ok(()) } else { Err(Error::corrupt(file, offset, reason)) }
     }
 
-    /// Reads all tables of the moment, and isolates what is damaged. Answers what was found; `step` is called with each
-    /// table's name and bytes, and stops it by answering false.
+    /// Reads all tables of the moment with their values in blob files, and all attachments; isolates what is damaged in
+    /// tables. Answers what was found; `step` is called with each file's name and bytes, and stops it by answering false.
     pub(crate) fn scrub(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
         let version = self.shared.view.load().version.clone();
         let mut found = Vec::new();
         for (slot, tables) in version.slots.iter().enumerate() {
             for table in tables {
-                if !step(&table.name(), table.meta.len) {
+                if !step(&table.name(), table.meta.len + table.meta.blob_bytes()) {
                     return Ok(found);
                 }
-                let Err(error @ Error::Corrupt { .. }) = table.verify(&mut |_| Ok(())) else { continue };
+                let damage = version.verify(table)?;
+                // A value that cannot be read is named by whoever reads it, and no other is hit.
+                for error in damage.values.into_values() {
+                    self.shared.options.tell(&Event::Damaged(error.clone()));
+                    found.push(error);
+                }
+                let Some(error) = damage.table else { continue };
                 found.push(error);
                 let inputs = vec![Input { slot, tables: vec![table.clone()] }];
                 let job = Job { reason: Reason::Damage, inputs, target: Some(slot) };
@@ -308,18 +322,30 @@ impl Background {
                 isolated?;
             }
         }
+        for attachment in version.attachments.values() {
+            if !step(&crate::attachment::name(attachment.meta.number), attachment.meta.len) {
+                return Ok(found);
+            }
+            match attachment.verify() {
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.shared.options.tell(&Event::Damaged(error.clone()));
+                    found.push(error);
+                }
+                verified => verified?,
+            }
+        }
         Ok(found)
     }
 
     /// Waits until nothing is at work where the job would be, and keeps others away.
     fn claim(&self, job: &Job) -> u64 {
         let mut work = self.shared.work.lock();
-        while !(Limits { claims: &work.claims, room: u64::MAX }).allow(job) {
+        while !self.limits(&work, &work.claims, u64::MAX).allow(job) {
             self.shared.bell.wait(&mut work);
         }
         work.last_claim += 1;
         let id = work.last_claim;
-        work.claims.push(job.claim(id));
+        work.claims.push(job.claim(id, self.shared.options.table_bytes));
         id
     }
 

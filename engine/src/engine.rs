@@ -13,10 +13,9 @@ use crate::commit::{Commit, Durability};
 use crate::error::{Error, Result};
 use crate::file_set::{self, FileSet, ReadyFileSet, SetFile};
 use crate::ingest::Ingestion;
-use crate::key::{Entry, Seq};
+use crate::key::Seq;
 use crate::log::{Log, Recovery};
 use crate::options::Options;
-use crate::output::read_blob;
 use crate::quarantine::Quarantine;
 use crate::recovery;
 use crate::slice::Slice;
@@ -377,16 +376,14 @@ impl Engine {
     pub fn verify(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
         let version = self.shared.view.load().version.clone();
         let mut problems = Vec::new();
-        let mut value = |entry: &Entry<'_>| {
-            let Some(handle) = entry.blob_handle() else { return Ok(()) };
-            read_blob(&version.blobs, handle?).map(drop)
-        };
         for table in version.slots.iter().flatten() {
-            let values: u64 = table.meta.blobs.iter().map(|(_, bytes)| bytes).sum();
-            if !step(&table.name(), table.meta.len + values) {
+            if !step(&table.name(), table.meta.len + table.meta.blob_bytes()) {
                 return Ok(problems);
             }
-            problems.extend(table.verify(&mut value).err());
+            match version.verify(table) {
+                Ok(damage) => problems.extend(damage.values.into_values().chain(damage.table)),
+                Err(error) => problems.push(error),
+            }
         }
         for attachment in version.attachments.values() {
             if !step(&crate::attachment::name(attachment.meta.number), attachment.meta.len) {
@@ -397,9 +394,9 @@ impl Engine {
         Ok(problems)
     }
 
-    /// Reads all tables, and quarantines what is damaged in them: its keys are errors from then on, everything else is
-    /// served, flushed and compacted. Answers what was found; `step` is called with each table's name and bytes, and stops
-    /// the scrub by answering false.
+    /// Reads all tables with their values in blob files, and all attachments, and quarantines what is damaged in tables: its
+    /// keys are errors from then on, everything else is served, flushed and compacted. Answers what was found; `step` is
+    /// called with each file's name and bytes, and stops the scrub by answering false.
     pub fn scrub(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
         self.shared.check()?;
         self.background.scrub(step)

@@ -14,6 +14,7 @@ use crate::log::Log;
 use crate::output::{Fate, Output, Plan, Survivors};
 use crate::range_delete::{RangeDelete, WAITING};
 use crate::state::{FlushTask, Shared};
+use crate::table::builder::Times;
 use crate::version::Version;
 use crate::version::edit::Edit;
 
@@ -99,7 +100,7 @@ fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut 
     let floor = edit.floor.unwrap_or(version.floor);
     let (ranges, now) = (task.memtable.range_deletes(), shared.options.now_ms());
     let mut survivors = Survivors::new(floor, now, &ranges);
-    let table = version.table_options(0, now, &shared.options);
+    let table = version.table_options(0, Times::of_flush(now), &shared.options);
     let mut output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
     let splits = splits(shared, version, edit);
     let mut ahead = splits.iter().peekable();
@@ -128,21 +129,14 @@ fn write_table(shared: &Shared, version: &Version, task: &FlushTask, edit: &mut 
 /// A flush is cut into so many tables at most.
 const PARTS_MAX: usize = 8;
 
-/// Where the output is cut. The keys are chosen anew when slot 0 is empty, and when there are to be more of them: under a
-/// steady load it never is. They stay as long as they may, because only tables that were cut alike can be compacted part by
-/// part.
+/// Where the output is cut. The keys stay as long as they may, because only tables that were cut alike can be compacted part
+/// by part.
 fn splits(shared: &Shared, version: &Version, edit: &mut Edit) -> Vec<Vec<u8>> {
     let options = &shared.options;
-    if !shared.picker.splits_flushes() {
-        return version.splits.clone();
-    }
     // A part is no smaller than an eighth of a table of the levels below.
     let parts =
         (8 * options.memtable_bytes as u64 / options.table_bytes.max(1)).min(PARTS_MAX as u64) as usize;
-    let splits = version.quantiles(parts);
-    if splits.len() <= version.splits.len() && !version.slots[0].is_empty() {
-        return version.splits.clone();
-    }
+    let Some(splits) = shared.picker.splits(version, parts) else { return version.splits.clone() };
     if splits != version.splits {
         edit.splits = Some(splits.clone());
     }

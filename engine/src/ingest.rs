@@ -12,7 +12,7 @@ use crate::key::{Entry, Op, Seq};
 use crate::output::{Output, Plan};
 use crate::range_delete::{RangeDelete, WAITING};
 use crate::state::Shared;
-use crate::table::builder::TableMeta;
+use crate::table::builder::{TableMeta, Times};
 use crate::version::edit::Edit;
 use crate::version::{SLOTS, Version};
 
@@ -30,7 +30,7 @@ impl<'e> Ingestion<'e> {
     pub(crate) fn new(engine: &'e Engine, shared: &'e Arc<Shared>) -> Ingestion<'e> {
         let options = &shared.options;
         let version = shared.view.load().version.clone();
-        let table = version.table_options(SLOTS - 1, options.now_ms(), options);
+        let table = version.table_options(SLOTS - 1, Times::of_flush(options.now_ms()), options);
         let output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
         let table_bytes = options.table_bytes;
         Ingestion { engine, output, table_bytes, last: None, replaced: None, stored: Vec::new() }

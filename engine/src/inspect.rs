@@ -149,9 +149,11 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
     {
         Ok(Some(stated)) => writeln!(
             out,
-            "entries {} deletes {} expiring {} raw {} bytes seqs {}..={} keys [{} .. {}]",
+            "entries {} deletes {} ({} close) shadowed {} expiring {} raw {} bytes seqs {}..={} keys [{} .. {}]",
             stated.entries,
             stated.deletes,
+            stated.close_deletes,
+            stated.shadowed,
             stated.expiring,
             stated.raw_bytes,
             stated.min_seq,

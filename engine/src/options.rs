@@ -69,6 +69,11 @@ pub struct Options {
     /// Bytes that a compaction writes before it notes in the manifest how far it has come, so that one which a close or a
     /// kill interrupts goes on from there. Default 256 MiB.
     pub resume_bytes: u64,
+    /// How long, about, what was overwritten, deleted or has expired may stay in tables although nothing else makes them due:
+    /// who is older moves on, level by level, until it is gone. `None`: for ever. Snapshots and
+    /// [`retain_seqs`](Options::retain_seqs) keep what they need; [`Compaction::Fifo`] has an age of its own. Default 30 days,
+    /// as RocksDB.
+    pub garbage_age_max: Option<Duration>,
     /// How tables are merged. Default [`Compaction::Leveled`].
     pub compaction: Compaction,
     /// Bytes that the first level below level 0 may hold; each further one holds ten times as much. Default 128 MiB.
@@ -116,6 +121,7 @@ impl Default for Options {
             retain_seqs: 0,
             table_bytes: 32 << 20,
             resume_bytes: 256 << 20,
+            garbage_age_max: Some(Duration::from_secs(30 * 24 * 3600)),
             compaction: Compaction::Leveled,
             level_bytes: 128 << 20,
             level0_tables: 4,

@@ -18,6 +18,7 @@ use crate::key::Seq;
 use crate::output::{Output, Plan};
 use crate::range_delete::RangeDelete;
 use crate::state::Shared;
+use crate::table::builder::Times;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
 
@@ -91,7 +92,7 @@ pub(crate) fn isolate(shared: &Shared, table: &Arc<Table>) -> Result<bool> {
         let version = shared.view.load().version.clone();
         let is_here = |tables: &Vec<Arc<Table>>| tables.iter().any(|other| Arc::ptr_eq(other, table));
         let Some(slot) = version.slots.iter().position(is_here) else { return Ok(false) };
-        let options = version.table_options(slot, table.meta.written_ms, &shared.options);
+        let options = version.table_options(slot, Times::of(std::iter::once(&table.meta)), &shared.options);
         let plan = Plan { table: options, blobs: &version.blobs, collect: Vec::new() };
         let mut output = Output::new(shared, plan);
         let damage = table.salvage(&mut |entry| {

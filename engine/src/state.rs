@@ -9,7 +9,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::attachment::Frozen;
-use crate::compaction::picker::{Claim, Picker};
+use crate::compaction::picker::Picker;
+use crate::compaction::plan::Claim;
 use crate::error::{Error, Result};
 use crate::key::Seq;
 use crate::memtable::Memtable;

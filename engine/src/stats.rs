@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::compaction::picker::Reason;
+use crate::compaction::plan::Reason;
 use crate::log::LogStats;
 
 /// A counter that many threads raise on every read: each on a line of its own, so that they do not take it from each other.

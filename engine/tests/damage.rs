@@ -1,10 +1,12 @@
 //! Damage is isolated: keys of a block that cannot be read are errors that name it, everything else is served and goes on.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::events::Event;
 use lumen_engine::vfs::memory::{Crash, Memory};
 use lumen_engine::{Batch, Durability, Engine, Error, Options};
@@ -205,6 +207,68 @@ fn wherever_a_table_is_damaged_the_others_are_served() {
     }
     let rows_of_a_table = ROWS as usize / (tables.len() - 1);
     assert!(smallest_part >= ROWS as usize - 2 * rows_of_a_table, "{smallest_part} rows were served");
+}
+
+#[test]
+fn a_scrub_reads_values_in_blob_files_and_attachments_too() {
+    let vfs = Memory::new();
+    let with_blobs = |vfs: &Memory| Options { blob_bytes: 30, ..options(vfs) };
+    let engine = Engine::open("/store", with_blobs(&vfs)).expect("open");
+    put(&engine, 0..ROWS, 1);
+    let files = engine.attachments();
+    let mut writer = files.create().expect("create");
+    writer.write_all(&[7; 5000]).expect("memory takes all");
+    let meta = writer.finish(3, Vec::new()).expect("finish");
+    files.install(AttachmentEdit { attach: vec![meta], ..AttachmentEdit::default() }).expect("install");
+    engine.settle().expect("settle");
+    engine.close().expect("close");
+    let of_kind = |kind: &str| {
+        let file = |(path, _): &(PathBuf, Vec<u8>)| path.extension().is_some_and(|ending| ending == kind);
+        vfs.files().into_iter().find(file).expect("there is one")
+    };
+    let mut hit: Vec<String> = Vec::new();
+    for (path, bytes) in [of_kind("blob"), of_kind("att")] {
+        vfs.damage(&path, |damaged| damaged[bytes.len() / 2] ^= 1);
+        hit.push(path.file_name().expect("a name").to_string_lossy().into_owned());
+    }
+    let files_of = |found: &[Error]| -> Vec<String> {
+        let file = |error: &Error| match error {
+            Error::Corrupt { file, .. } => file.clone(),
+            other => panic!("{other}"),
+        };
+        found.iter().map(file).collect()
+    };
+    let engine = Engine::open("/store", with_blobs(&vfs)).expect("open");
+    assert_eq!(files_of(&engine.verify(&mut |_, _| true).expect("verify")), hit);
+    let mut bytes = 0;
+    let found = engine.scrub(&mut |_, more| {
+        bytes += more;
+        true
+    });
+    assert_eq!(files_of(&found.expect("scrub")), hit);
+    assert!(bytes > ROWS as u64 * 30, "{bytes} bytes: values count too");
+    assert!(engine.quarantines().is_empty(), "the tables are whole");
+    let lost =
+        answered(&engine, &hit[0], |n| Some(value(n, 1))).iter().filter(|answered| !**answered).count();
+    assert_eq!(lost, 1, "one value is lost, and no other");
+    engine.close().expect("close");
+    // In the background, both are told.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let listener = move |event: &Event| {
+        if let Event::Damaged(error) = event {
+            let _ = sender.send(error.clone());
+        }
+    };
+    let options = Options {
+        threads: 2,
+        scrub_bytes_per_second: 1 << 30,
+        listener: Some(Arc::new(listener)),
+        ..with_blobs(&vfs)
+    };
+    let engine = Engine::open("/store", options).expect("open");
+    let told: Vec<Error> = receiver.iter().take(2).collect();
+    assert_eq!(files_of(&told), hit);
+    engine.close().expect("close");
 }
 
 #[test]

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compaction::picker::{Cause, Granularity, Picker, Reason};
+use crate::compaction::picker::{Cause, Granularity, Picker};
+use crate::compaction::plan::Reason;
 use crate::table::reader::Table;
 use crate::version::{SLOTS, Version};
 

@@ -3,8 +3,9 @@
 //! Nine tenths of all entries are in the bottom, so a point read and a scan meet few runs and space is as with levels,
 //! while entries are rewritten once a tier on their way there.
 
-use crate::compaction::picker::{Cause, Granularity, Picker, Reason};
-use crate::compaction::tiered::{cause, runs, slot_above_next};
+use crate::compaction::picker::{Cause, Granularity, Picker};
+use crate::compaction::plan::Reason;
+use crate::compaction::tiered::{cause, runs, slot_above_next, splits};
 use crate::version::{SLOTS, Version};
 
 const BOTTOM: usize = SLOTS - 1;
@@ -63,5 +64,13 @@ impl Picker for LazyLeveled {
 
     fn stop_at(&self) -> Option<usize> {
         Some(self.stop)
+    }
+
+    fn splits(&self, version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
+        splits(version, parts)
+    }
+
+    fn merges_split(&self) -> bool {
+        true
     }
 }

@@ -4,7 +4,8 @@
 //! each one above a tenth of it, and the first of at most twice `level_bytes` is the base, where slot 0 goes. So nine
 //! tenths of the data are in the last level at any time, and old versions take a ninth at most.
 
-use crate::compaction::picker::{Cause, Granularity, Picker, Reason};
+use crate::compaction::picker::{Cause, Granularity, Picker};
+use crate::compaction::plan::Reason;
 use crate::options::Options;
 use crate::version::{SLOTS, Version};
 
@@ -91,8 +92,11 @@ impl Picker for Leveled {
         Some(self.stop)
     }
 
-    fn splits_flushes(&self) -> bool {
-        true
+    /// Chosen anew when slot 0 is empty, and when there are to be more of them: under a steady load it never is.
+    fn splits(&self, version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
+        let first = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty());
+        let splits = first.map_or(Vec::new(), |slot| version.quantiles(slot, parts));
+        (splits.len() > version.splits.len() || version.slots[0].is_empty()).then_some(splits)
     }
 
     fn debt(&self, version: &Version) -> u64 {

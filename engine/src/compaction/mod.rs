@@ -15,5 +15,7 @@ pub(crate) mod job;
 pub(crate) mod lazy;
 pub(crate) mod leveled;
 pub(crate) mod picker;
+pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod tiered;
+pub(crate) mod upkeep;

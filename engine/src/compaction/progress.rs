@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::blob::BlobMeta;
 use crate::coding::{Decoder, put_slice, put_varint};
-use crate::compaction::picker::{Input, Job, Reason};
+use crate::compaction::plan::{Input, Job, Reason};
 use crate::key::Seq;
 use crate::state::Shared;
 use crate::table::builder::TableMeta;

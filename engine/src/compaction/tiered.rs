@@ -1,9 +1,14 @@
 //! Tiered compaction (RocksDB calls it universal): sorted runs by age, merged when there are too many or they are alike.
 //!
-//! A run is a table of slot 0 or a whole deeper slot. Only runs that are neighbours in age are merged, and the output takes
-//! the deepest free slot above the next older run, so that slots stay in the order of age.
+//! A run is some tables of slot 0 or a whole deeper slot. Only runs that are neighbours in age are merged, and the output
+//! takes the deepest free slot above the next older run, so that slots stay in the order of age. All runs are cut at the same
+//! keys, so a merge is done part by part ([`Job::parts`](crate::compaction::plan::Job::parts)).
 
-use crate::compaction::picker::{Cause, Granularity, Picker, Reason};
+use std::sync::Arc;
+
+use crate::compaction::picker::{Cause, Granularity, Picker};
+use crate::compaction::plan::Reason;
+use crate::table::reader::Table;
 use crate::version::{SLOTS, Version};
 
 pub(crate) struct Tiered {
@@ -20,26 +25,67 @@ pub(crate) struct Tiered {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     pub slot: usize,
+    pub tables: usize,
     pub bytes: u64,
 }
 
-/// All runs, newest first.
+impl Run {
+    fn of(slot: usize, tables: &[Arc<Table>]) -> Run {
+        Run { slot, tables: tables.len(), bytes: tables.iter().map(|table| table.meta.len).sum() }
+    }
+}
+
+/// All runs, newest first. In slot 0 one goes on with older tables as long as they do not overlap it: what a flush was cut
+/// into, and flushes of keys that came in order.
 pub(crate) fn runs(version: &Version) -> Vec<Run> {
-    let tables = version.slots[0].iter().map(|table| Run { slot: 0, bytes: table.meta.len });
+    let mut all = Vec::new();
+    let level0 = &version.slots[0];
+    let mut begin = 0;
+    let mut by_key: Vec<&Arc<Table>> = Vec::new();
+    for (at, table) in level0.iter().enumerate() {
+        let place = by_key.partition_point(|other| other.meta.largest < table.meta.smallest);
+        if by_key.get(place).is_some_and(|other| other.meta.smallest <= table.meta.largest) {
+            all.push(Run::of(0, &level0[begin..at]));
+            by_key.clear();
+            by_key.push(table);
+            begin = at;
+        } else {
+            by_key.insert(place, table);
+        }
+    }
+    if begin < level0.len() {
+        all.push(Run::of(0, &level0[begin..]));
+    }
     let deeper = (1..SLOTS).filter(|&slot| !version.slots[slot].is_empty());
-    tables.chain(deeper.map(|slot| Run { slot, bytes: version.slot_bytes(slot) })).collect()
+    all.extend(deeper.map(|slot| Run::of(slot, &version.slots[slot])));
+    all
 }
 
 /// The runs from the `from`-th to the `to`-th (excluded), as a cause.
 pub(crate) fn cause(reason: Reason, runs: &[Run], from: usize, to: usize) -> Cause {
-    let of_slot0 = runs[from..to].iter().filter(|run| run.slot == 0).count();
+    let level0 = |runs: &[Run]| runs.iter().filter(|run| run.slot == 0).map(|run| run.tables).sum();
     let (first, last) = (runs[from].slot, runs[to - 1].slot);
-    Cause { reason, first, last, skip: if first == 0 { from } else { 0 }, take: of_slot0 }
+    Cause { reason, first, last, skip: level0(&runs[..from]), take: level0(&runs[from..to]) }
+}
+
+/// Where the oldest run cuts into `parts`: chosen anew when there are to be more of them, when half of that run and more
+/// has come to lie in one, and when it is the only one. What was cut elsewhere is merged in larger parts, once.
+pub(crate) fn splits(version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
+    let slot = (1..SLOTS).rev().find(|&slot| !version.slots[slot].is_empty())?;
+    let splits = version.quantiles(slot, parts);
+    let oldest = &version.slots[slot];
+    let mut bytes = vec![0; version.splits.len() + 1];
+    for table in oldest {
+        bytes[version.splits.partition_point(|split| *split <= table.meta.smallest)] += table.meta.len;
+    }
+    let is_lopsided = splits.len() > 2 && bytes.iter().any(|&part| part * 2 > version.slot_bytes(slot));
+    let is_alone = version.depth == 0 && (1..slot).all(|newer| version.slots[newer].is_empty());
+    (splits.len() > version.splits.len() || is_lopsided || is_alone).then_some(splits)
 }
 
 /// The deepest slot for a merge of `cause` that is still newer than the run after it: its own, or free. At most `deepest`.
 pub(crate) fn slot_above_next(version: &Version, cause: &Cause, deepest: usize) -> usize {
-    if cause.last == 0 && cause.skip.saturating_add(cause.take) < version.slots[0].len() {
+    if cause.last == 0 && cause.skip + cause.take < version.slots[0].len() {
         return 0; // older tables stay in slot 0 behind it
     }
     let next = (cause.last + 1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS);
@@ -90,5 +136,13 @@ impl Picker for Tiered {
 
     fn stop_at(&self) -> Option<usize> {
         Some(self.stop)
+    }
+
+    fn splits(&self, version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
+        splits(version, parts)
+    }
+
+    fn merges_split(&self) -> bool {
+        true
     }
 }

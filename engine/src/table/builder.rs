@@ -34,6 +34,10 @@ pub(crate) struct Properties {
     pub entries: u64,
     /// Deletes.
     pub deletes: u64,
+    /// Of those, the ones in blocks of which they are at least half.
+    pub close_deletes: u64,
+    /// Entries after a newer one of the same key.
+    pub shadowed: u64,
     /// Entries that expire.
     pub expiring: u64,
     /// When the last of them expires, in milliseconds since 1970.
@@ -44,7 +48,9 @@ pub(crate) struct Properties {
     pub min_seq: Seq,
     /// Largest seq, without the base.
     pub max_seq: Seq,
-    /// When the newest entry was flushed, in milliseconds since 1970.
+    /// When the oldest entry was flushed, in milliseconds since 1970.
+    pub oldest_ms: u64,
+    /// When the newest entry was.
     pub written_ms: u64,
     /// Smallest key.
     pub smallest: Vec<u8>,
@@ -93,18 +99,27 @@ impl TableMeta {
 }
 
 impl Properties {
-    /// `uid ‖ entries ‖ deletes ‖ expiring ‖ expiry_max ‖ raw_bytes ‖ min_seq ‖ max_seq ‖ written_ms` as varints, then the
-    /// slices `smallest ‖ largest`, then the number of blob files and for each its uid and bytes, as varints.
+    /// Bytes of the values in blob files.
+    pub(crate) fn blob_bytes(&self) -> u64 {
+        self.blobs.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// `uid ‖ entries ‖ deletes ‖ close_deletes ‖ shadowed ‖ expiring ‖ expiry_max ‖ raw_bytes ‖ min_seq ‖ max_seq ‖ oldest_ms ‖
+    /// written_ms` as varints, then the slices `smallest ‖ largest`, then the number of blob files and for each its uid and
+    /// bytes, as varints.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         for value in [
             self.uid,
             self.entries,
             self.deletes,
+            self.close_deletes,
+            self.shadowed,
             self.expiring,
             self.expiry_max,
             self.raw_bytes,
             self.min_seq,
             self.max_seq,
+            self.oldest_ms,
             self.written_ms,
         ] {
             put_varint(out, value);
@@ -123,11 +138,14 @@ impl Properties {
             uid: decoder.varint()?,
             entries: decoder.varint()?,
             deletes: decoder.varint()?,
+            close_deletes: decoder.varint()?,
+            shadowed: decoder.varint()?,
             expiring: decoder.varint()?,
             expiry_max: decoder.varint()?,
             raw_bytes: decoder.varint()?,
             min_seq: decoder.varint()?,
             max_seq: decoder.varint()?,
+            oldest_ms: decoder.varint()?,
             written_ms: decoder.varint()?,
             smallest: decoder.slice()?.to_vec(),
             largest: decoder.slice()?.to_vec(),
@@ -146,7 +164,30 @@ pub(crate) struct TableOptions {
     pub block_bytes: usize,
     pub filter: FilterKind,
     pub codec: Codec,
+    pub times: Times,
+}
+
+/// When the oldest and the newest of a table's entries were flushed, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub oldest_ms: u64,
     pub written_ms: u64,
+}
+
+impl Times {
+    /// Of what is flushed now.
+    pub(crate) fn of_flush(now: u64) -> Times {
+        Times { oldest_ms: now, written_ms: now }
+    }
+
+    /// Of what these tables hold.
+    pub(crate) fn of<'a>(tables: impl Iterator<Item = &'a TableMeta>) -> Times {
+        let start = Times { oldest_ms: u64::MAX, written_ms: 0 };
+        tables.fold(start, |times, meta| Times {
+            oldest_ms: times.oldest_ms.min(meta.oldest_ms),
+            written_ms: times.written_ms.max(meta.written_ms),
+        })
+    }
 }
 
 /// Unwritten bytes at which the builder writes them out: one large write instead of many small ones.
@@ -169,6 +210,8 @@ pub(crate) struct TableBuilder {
     top: BlockBuilder,
     /// The last key of a finished block and its handle, until the next key tells how short the separator may be.
     pending: Option<(Vec<u8>, Handle)>,
+    /// Entries and deletes of the block that is being written.
+    in_block: (u64, u64),
     /// Of the keys of the partition that is being written.
     hashes: Vec<u64>,
     buffer: Vec<u8>,
@@ -185,8 +228,13 @@ impl TableBuilder {
         options: TableOptions,
     ) -> Result<TableBuilder> {
         let file = vfs.open(path, Mode::Create).map_err(|e| Error::io("create", path, e))?;
-        let stated =
-            Properties { uid, min_seq: Seq::MAX, written_ms: options.written_ms, ..Properties::default() };
+        let stated = Properties {
+            uid,
+            min_seq: Seq::MAX,
+            oldest_ms: options.times.oldest_ms,
+            written_ms: options.times.written_ms,
+            ..Properties::default()
+        };
         Ok(TableBuilder {
             file,
             path: path.to_path_buf(),
@@ -197,6 +245,7 @@ impl TableBuilder {
             index: BlockBuilder::index(),
             top: BlockBuilder::index(),
             pending: None,
+            in_block: (0, 0),
             hashes: Vec::new(),
             buffer: Vec::with_capacity(WRITE_BYTES + (64 << 10)),
             written: 0,
@@ -205,15 +254,22 @@ impl TableBuilder {
 
     /// Adds an entry; keys ascend, and of one key the seqs descend.
     pub(crate) fn add(&mut self, entry: Entry<'_>) -> Result<()> {
+        let mut is_shadowed = false;
         if let Some((last, handle)) = self.pending.take() {
+            is_shadowed = last == entry.key;
             self.add_to_index(&separator(&last, entry.key), handle)?;
+        } else if !self.block.is_empty() {
+            is_shadowed = self.block.last_key() == entry.key;
         }
+        let is_delete = u64::from(entry.op == Op::Delete);
+        self.in_block = (self.in_block.0 + 1, self.in_block.1 + is_delete);
         let stated = &mut self.stated;
+        stated.shadowed += u64::from(is_shadowed);
         if stated.entries == 0 {
             stated.smallest = entry.key.to_vec();
         }
         stated.entries += 1;
-        stated.deletes += u64::from(entry.op == Op::Delete);
+        stated.deletes += is_delete;
         if let Some(expiry) = entry.expiry() {
             stated.expiring += 1;
             stated.expiry_max = stated.expiry_max.max(expiry);
@@ -271,6 +327,10 @@ impl TableBuilder {
     }
 
     fn finish_block(&mut self) -> Result<()> {
+        let (entries, deletes) = std::mem::take(&mut self.in_block);
+        if deletes * 2 >= entries {
+            self.stated.close_deletes += deletes;
+        }
         let last = self.block.last_key().to_vec();
         let raw = self.block.finish();
         let handle = self.put_block(&raw, BlockKind::Data, self.options.codec)?;

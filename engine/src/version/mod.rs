@@ -14,10 +14,11 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::key::{Entry, Seq};
 use crate::options::Options;
+use crate::output::read_blob;
 use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Found;
-use crate::table::builder::TableOptions;
+use crate::table::builder::{TableOptions, Times};
 use crate::table::filter::FilterKind;
 use crate::table::footer::Codec;
 use crate::table::reader::{Reach, Table, TableCursor};
@@ -41,8 +42,8 @@ pub(crate) struct Version {
     pub runs: Vec<Arc<Run>>,
     /// How many of the runs are slot 0's.
     pub depth: usize,
-    /// Keys at which flushes cut their output, so that parts of slot 0 can be compacted by themselves; ascending. They stay
-    /// the same until slot 0 is empty, so that the cuts of all its tables fall together.
+    /// Keys at which flushes cut their output, and merges of whole runs theirs, so that parts of them can be compacted by
+    /// themselves; ascending. They stay the same as long as they may, so that the cuts of all tables fall together.
     pub splits: Vec<Vec<u8>>,
     pub attachments: AttachmentMap,
     pub range_deletes: RangeDeletes,
@@ -80,30 +81,6 @@ impl Version {
         }
     }
 
-    /// Slot 0 in parts that share no key, each newest first; those over which most tables lie come first.
-    pub(crate) fn columns(&self) -> Vec<Vec<Arc<Table>>> {
-        let mut by_key: Vec<(usize, &Arc<Table>)> = self.slots[0].iter().enumerate().collect();
-        by_key.sort_by(|(_, a), (_, b)| a.meta.smallest.cmp(&b.meta.smallest));
-        let mut columns: Vec<Vec<(usize, &Arc<Table>)>> = Vec::new();
-        let mut largest: &[u8] = &[];
-        for (place, table) in by_key {
-            match columns.last_mut() {
-                Some(column) if table.meta.smallest.as_slice() <= largest => column.push((place, table)),
-                _ => columns.push(vec![(place, table)]),
-            }
-            largest = largest.max(&table.meta.largest);
-        }
-        let mut columns: Vec<Vec<Arc<Table>>> = columns
-            .into_iter()
-            .map(|mut column| {
-                column.sort_by_key(|(place, _)| *place);
-                column.into_iter().map(|(_, table)| table.clone()).collect()
-            })
-            .collect();
-        columns.sort_by_cached_key(|column| std::cmp::Reverse(sublevels(column).len()));
-        columns
-    }
-
     /// Brings what follows from the slots up to date.
     pub(crate) fn arrange(&mut self) {
         let sublevels = sublevels(&self.slots[0]);
@@ -124,10 +101,9 @@ impl Version {
         self.runs.iter().find(is_same).cloned()
     }
 
-    /// Where the flush of a memtable is to be cut into at most `parts` of like size, as far as the first run tells: between its
-    /// tables.
-    pub(crate) fn quantiles(&self, parts: usize) -> Vec<Vec<u8>> {
-        let Some(run) = self.slots[1..].iter().find(|run| !run.is_empty()) else { return Vec::new() };
+    /// Keys that cut `slot` into at most `parts` of like size: between its tables.
+    pub(crate) fn quantiles(&self, slot: usize, parts: usize) -> Vec<Vec<u8>> {
+        let run = &self.slots[slot];
         let parts = parts.min(run.len());
         (1..parts).map(|part| run[part * run.len() / parts].meta.smallest.clone()).collect()
     }
@@ -173,7 +149,7 @@ impl Version {
     /// filters are exact and small. Into slot 0 and the first run nearly every read looks, mostly in vain: they get more
     /// bits (Dayan et al., "Monkey", SIGMOD 2017). What is written there once is packed for speed, the oldest run of a
     /// large store for room.
-    pub(crate) fn table_options(&self, slot: usize, written_ms: u64, options: &Options) -> TableOptions {
+    pub(crate) fn table_options(&self, slot: usize, times: Times, options: &Options) -> TableOptions {
         let is_oldest = slot > 0 && (slot + 1..SLOTS).all(|deeper| self.slots[deeper].is_empty());
         let is_cold = is_oldest && self.slot_bytes(slot) >= options.level_bytes.saturating_mul(COLD_FROM);
         let filter = match options.filter_bits {
@@ -186,8 +162,30 @@ impl Version {
             block_bytes: if is_cold { 2 * options.block_bytes } else { options.block_bytes },
             filter,
             codec: if is_cold { Codec::Zstd } else { Codec::Lz4 },
-            written_ms,
+            times,
         }
+    }
+
+    /// Reads a table and the values that it points to. Errors other than damage end it.
+    pub(crate) fn verify(&self, table: &Table) -> Result<Damage> {
+        let mut damage = Damage::default();
+        let read = table.verify(&mut |entry| {
+            let value =
+                entry.blob_handle().map_or(Ok(()), |handle| read_blob(&self.blobs, handle?).map(drop));
+            match value {
+                Err(Error::Corrupt { file, offset, reason }) => {
+                    let error = Error::corrupt(&*file, offset, reason);
+                    damage.values.entry(file).or_insert(error);
+                    Ok(())
+                }
+                value => value,
+            }
+        });
+        match read {
+            Err(error @ Error::Corrupt { .. }) => damage.table = Some(error),
+            read => read?,
+        }
+        Ok(damage)
     }
 
     /// Bytes of each blob file that tables still point to, by uid.
@@ -198,6 +196,15 @@ impl Version {
         }
         used
     }
+}
+
+/// What was found when a table was read.
+#[derive(Default)]
+pub(crate) struct Damage {
+    /// In the table.
+    pub table: Option<Error>,
+    /// In the blob files that it points into, by their names: the first of each, since all of one may be lost together.
+    pub values: BTreeMap<String, Error>,
 }
 
 /// Tables that may overlap, newest first, as sorted runs, newest first.

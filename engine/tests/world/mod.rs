@@ -36,11 +36,12 @@ use std::io::Write as _;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lumen_engine::attachment::{AttachmentEdit, Attachments, Frozen};
 use lumen_engine::vfs::memory::{Crash, Memory};
 use lumen_engine::vfs::{Mode, Vfs};
-use lumen_engine::{Batch, Durability, Engine, Error, Options, Snapshot, inspect};
+use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options, Snapshot, inspect};
 
 const DIR: &str = "/store";
 
@@ -239,6 +240,11 @@ impl World {
                 "table_bytes" => options.table_bytes = number(value),
                 "level_bytes" => options.level_bytes = number(value),
                 "level0_tables" => options.level0_tables = number(value),
+                "garbage_age_max" => options.garbage_age_max = Some(Duration::from_millis(number(value))),
+                "tiers" => {
+                    let (runs, size_ratio_percent, space_percent) = (number(value), 1, 200);
+                    options.compaction = Compaction::Tiered { runs, size_ratio_percent, space_percent };
+                }
                 "segment_bytes" => options.segment_bytes = number(value),
                 "blob_bytes" => options.blob_bytes = number(value),
                 "retain_seqs" => options.retain_seqs = number(value),
