@@ -5,6 +5,8 @@
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
@@ -19,6 +21,11 @@ const VALUE_BYTES: usize = 400;
 const ROW_BYTES: u64 = 16 + VALUE_BYTES as u64;
 /// Small, so that a store of 80 MB has the shape of one of gigabytes.
 const MEMTABLE_BYTES: usize = 2 << 20;
+/// Of so many writes, one is followed by a read.
+const WRITES_A_READ: u64 = 20;
+
+/// The stores' time in milliseconds: each row of a time series is one later, and is gone after [`ROWS`].
+static NOW: AtomicU64 = AtomicU64::new(1_700_000_000_000);
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,21 +34,21 @@ enum Work {
     Overwrite,
     TimeSeries,
     Deletes,
-    ReadsAndWrites,
+    ReadWhileWriting,
     Scans,
 }
 
 impl Work {
     const ALL: [Work; 6] =
-        [Work::Fill, Work::Overwrite, Work::TimeSeries, Work::Deletes, Work::ReadsAndWrites, Work::Scans];
+        [Work::Fill, Work::Overwrite, Work::TimeSeries, Work::Deletes, Work::ReadWhileWriting, Work::Scans];
 
     fn name(self) -> &'static str {
         match self {
             Work::Fill => "fill at random",
             Work::Overwrite => "overwrite, zipf",
-            Work::TimeSeries => "time series, old goes",
+            Work::TimeSeries => "time series with TTL",
             Work::Deletes => "queue: put, delete, look",
-            Work::ReadsAndWrites => "get and put by turns",
+            Work::ReadWhileWriting => "get while another puts",
             Work::Scans => "scan 100, put one of 20",
         }
     }
@@ -59,32 +66,76 @@ fn strategies(work: Work) -> Vec<(&'static str, Compaction)> {
         ("lazy leveled", Compaction::LazyLeveled { runs: 4 }),
     ];
     if work == Work::TimeSeries {
-        all.push(("fifo", Compaction::Fifo { bytes_max: ROWS * (ROW_BYTES + 8), age_max: None }));
+        all.push((
+            "fifo",
+            Compaction::Fifo { bytes_max: u64::MAX, age_max: Some(Duration::from_millis(ROWS)) },
+        ));
     }
     all
 }
 
+/// Who puts rows, and how long that took.
+struct Writer {
+    random: Random,
+    value: Vec<u8>,
+    user_bytes: u64,
+    latencies: Histogram<u64>,
+}
+
 /// A store at work, and what was seen of it.
 struct Run {
-    engine: Engine,
+    engine: Arc<Engine>,
     dir: tempfile::TempDir,
     work: Work,
     compaction: Compaction,
     random: Random,
-    value: Vec<u8>,
+    writer: Writer,
     /// Operations done.
     done: u64,
     /// Rows that were ever put, and the first that is still there (for a queue and a time series).
     next: u64,
     first: u64,
-    user_bytes: u64,
     written_before: u64,
-    blocks_before: u64,
-    gets: u64,
-    get_blocks: u64,
-    writes: Histogram<u64>,
     reads: Histogram<u64>,
+    blocks_before: u64,
     peak_bytes: u64,
+}
+
+/// Nanoseconds, from one to a minute.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("good bounds")
+}
+
+impl Writer {
+    fn new(seed: u64) -> Writer {
+        Writer {
+            random: Random::new(seed),
+            value: vec![0; VALUE_BYTES],
+            user_bytes: 0,
+            latencies: histogram(),
+        }
+    }
+
+    fn write(&mut self, engine: &Engine, batch: &Batch) {
+        let begin = Instant::now();
+        engine.write(batch, Durability::Buffered).expect("write");
+        self.latencies.saturating_record(begin.elapsed().as_nanos() as u64);
+    }
+
+    /// Puts a row, until a time if it is to expire.
+    fn put(&mut self, engine: &Engine, key: &[u8], until: Option<u64>) {
+        // Values that do not pack, so that room is what rows take.
+        for chunk in self.value.chunks_mut(8) {
+            chunk.copy_from_slice(&self.random.bits().to_le_bytes()[..chunk.len()]);
+        }
+        let mut batch = Batch::new();
+        match until {
+            Some(until) => batch.put_until(key, &self.value, until),
+            None => batch.put(key, &self.value),
+        }
+        self.user_bytes += ROW_BYTES;
+        self.write(engine, &batch);
+    }
 }
 
 /// The figures of a run.
@@ -96,7 +147,7 @@ struct Row {
     write_us: [f64; 3],
     read_us: [f64; 3],
     write_amplification: f64,
-    blocks_per_get: f64,
+    blocks_per_read: f64,
     space_amplification: f64,
     peak_mib: f64,
 }
@@ -110,35 +161,30 @@ impl Run {
             table_bytes: 2 << 20,
             level_bytes: 8 << 20,
             cache_bytes: 16 << 20,
+            clock: || NOW.load(Ordering::Relaxed),
             ..Options::default()
         };
-        let engine = Engine::open(dir.path(), options).expect("open");
-        // From a nanosecond to a minute.
-        let histogram = || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("good bounds");
+        let engine = Arc::new(Engine::open(dir.path(), options).expect("open"));
         let mut run = Run {
             engine,
             dir,
             work,
             compaction,
             random: Random::new(5),
-            value: vec![0; VALUE_BYTES],
+            writer: Writer::new(6),
             done: 0,
             next: 0,
             first: 0,
-            user_bytes: 0,
             written_before: 0,
-            blocks_before: 0,
-            gets: 0,
-            get_blocks: 0,
-            writes: histogram(),
             reads: histogram(),
+            blocks_before: 0,
             peak_bytes: 0,
         };
         if work.is_filled() {
             (0..ROWS).for_each(|_| run.put_next());
             run.engine.settle().expect("settle");
-            (run.user_bytes, run.peak_bytes) = (0, 0);
-            (run.writes, run.reads) = (histogram(), histogram());
+            run.writer = Writer::new(7);
+            run.peak_bytes = 0;
         }
         run.written_before = run.written();
         run.blocks_before = run.blocks();
@@ -151,7 +197,7 @@ impl Run {
         stats.flushed_bytes + stats.compacted_bytes
     }
 
-    /// Blocks asked for so far.
+    /// Blocks that reads have asked for so far; flushes and compactions are not counted.
     fn blocks(&self) -> u64 {
         let stats = self.engine.stats();
         stats.cache_hits + stats.cache_misses
@@ -169,21 +215,8 @@ impl Run {
         }
     }
 
-    fn write(&mut self, batch: &Batch) {
-        let begin = Instant::now();
-        self.engine.write(batch, Durability::Buffered).expect("write");
-        self.writes.saturating_record(begin.elapsed().as_nanos() as u64);
-    }
-
     fn put(&mut self, n: u64) {
-        // Values that do not pack, so that room is what rows take.
-        for chunk in self.value.chunks_mut(8) {
-            chunk.copy_from_slice(&self.random.bits().to_le_bytes()[..chunk.len()]);
-        }
-        let mut batch = Batch::new();
-        batch.put(&self.key(n), &self.value);
-        self.user_bytes += ROW_BYTES;
-        self.write(&batch);
+        self.writer.put(&self.engine, &self.key(n), None);
     }
 
     fn put_next(&mut self) {
@@ -191,51 +224,56 @@ impl Run {
         self.next += 1;
     }
 
+    /// Notes how long a read took.
+    fn read(&mut self, read: impl FnOnce(&Run)) {
+        let begin = Instant::now();
+        read(self);
+        self.reads.saturating_record(begin.elapsed().as_nanos() as u64);
+    }
+
     fn get(&mut self, n: u64) {
         let key = self.key(n);
-        let before = self.blocks();
-        let begin = Instant::now();
-        assert!(self.engine.get(&key).expect("get").is_some(), "row {n} is lost");
-        self.reads.saturating_record(begin.elapsed().as_nanos() as u64);
-        self.gets += 1;
-        // The compaction thread bypasses the cache, so these are this read's own.
-        self.get_blocks += self.blocks() - before;
+        self.read(|run| assert!(run.engine.get(&key).expect("get").is_some(), "row {n} is lost"));
     }
 
     fn scan(&mut self, from: u64, rows: usize) {
         let key = self.key(from);
-        let begin = Instant::now();
-        let snapshot = self.engine.snapshot();
-        let mut scan = snapshot.scan(Bound::Included(&key), Bound::Unbounded);
-        let mut count = 0;
-        while count < rows && scan.next_row().expect("scan") {
-            count += 1;
-        }
-        drop(scan);
-        self.reads.saturating_record(begin.elapsed().as_nanos() as u64);
-        assert!(count > 0 || self.work != Work::Deletes, "the queue is empty");
+        self.read(|run| {
+            let snapshot = run.engine.snapshot();
+            let mut scan = snapshot.scan(Bound::Included(&key), Bound::Unbounded);
+            let mut count = 0;
+            while count < rows && scan.next_row().expect("scan") {
+                count += 1;
+            }
+            assert!(count > 0 || run.work != Work::Deletes, "the queue is empty");
+        });
     }
 
     fn one(&mut self) {
         match self.work {
-            Work::Fill => self.put_next(),
+            Work::Fill => {
+                self.put_next();
+                if self.done.is_multiple_of(WRITES_A_READ) {
+                    let n = self.random.below(self.next);
+                    self.get(n);
+                }
+            }
             Work::Overwrite => {
                 let n = self.random.zipf(ROWS);
                 self.put(n);
+                if self.done.is_multiple_of(WRITES_A_READ) {
+                    let n = self.random.below(ROWS);
+                    self.get(n);
+                }
             }
             Work::TimeSeries => {
-                self.put_next();
-                // What is older than the newest ROWS goes: FIFO lets it go by itself, the others are told.
-                if self.next - self.first >= ROWS + ROWS / 10 {
-                    let end = self.next - ROWS;
-                    let mut batch = Batch::new();
-                    batch.delete_range(&self.key(self.first), &self.key(end));
-                    self.first = end;
-                    if !matches!(self.compaction, Compaction::Fifo { .. }) {
-                        self.write(&batch);
-                    }
-                }
-                if self.next.is_multiple_of(20) {
+                let until = NOW.fetch_add(1, Ordering::Relaxed) + ROWS;
+                // FIFO lets whole tables go by their age; under the others a row knows when it goes.
+                let until = (!matches!(self.compaction, Compaction::Fifo { .. })).then_some(until);
+                self.writer.put(&self.engine, &self.key(self.next), until);
+                self.next += 1;
+                self.first = self.next.saturating_sub(ROWS);
+                if self.done.is_multiple_of(WRITES_A_READ) {
                     let recent = self.next - 1 - self.random.below(self.next.min(ROWS / 2));
                     self.get(recent);
                 }
@@ -245,15 +283,15 @@ impl Run {
                 let mut batch = Batch::new();
                 batch.delete(&self.key(self.first));
                 self.first += 1;
-                self.user_bytes += 16;
-                self.write(&batch);
+                self.writer.user_bytes += 16;
+                self.writer.write(&self.engine, &batch);
                 if self.first.is_multiple_of(100) {
                     self.scan(0, 10);
                 }
             }
-            Work::ReadsAndWrites => {
-                let (a, b) = (self.random.below(ROWS), self.random.below(ROWS));
-                if self.done.is_multiple_of(2) { self.put(a) } else { self.get(b) }
+            Work::ReadWhileWriting => {
+                let n = self.random.below(ROWS);
+                self.get(n);
             }
             Work::Scans => {
                 let n = self.random.below(ROWS);
@@ -264,6 +302,31 @@ impl Run {
         if self.done.is_multiple_of(5_000) {
             self.peak_bytes = self.peak_bytes.max(table_bytes(self.dir.path()));
         }
+    }
+
+    /// So many operations, and those that another thread does meanwhile; answers all of them.
+    fn many(&mut self, count: u64) -> u64 {
+        if self.work != Work::ReadWhileWriting {
+            (0..count).for_each(|_| self.one());
+            return count;
+        }
+        let mut writer = std::mem::replace(&mut self.writer, Writer::new(0));
+        let (is_over, puts) = (AtomicBool::new(false), AtomicU64::new(0));
+        let engine = self.engine.clone();
+        std::thread::scope(|scope| {
+            let put = || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let n = writer.random.below(ROWS);
+                    writer.put(&engine, &key(n), None);
+                    puts.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            scope.spawn(put);
+            (0..count).for_each(|_| self.one());
+            is_over.store(true, Ordering::Relaxed);
+        });
+        self.writer = writer;
+        count + puts.into_inner()
     }
 
     fn row(mut self, strategy: &'static str, per_second: f64) -> Row {
@@ -282,11 +345,11 @@ impl Run {
             work: self.work.name(),
             strategy,
             per_second,
-            write_us: micros(&self.writes),
+            write_us: micros(&self.writer.latencies),
             read_us: micros(&self.reads),
             write_amplification: (self.written() - self.written_before) as f64
-                / self.user_bytes.max(1) as f64,
-            blocks_per_get: self.get_blocks as f64 / self.gets.max(1) as f64,
+                / self.writer.user_bytes.max(1) as f64,
+            blocks_per_read: (self.blocks() - self.blocks_before) as f64 / self.reads.len().max(1) as f64,
             space_amplification: bytes as f64 / (live_rows * ROW_BYTES) as f64,
             peak_mib: self.peak_bytes as f64 / f64::from(1 << 20),
         }
@@ -314,8 +377,7 @@ fn main() {
                 let run: &mut Run = run.get_or_insert_with(|| Run::new(work, compaction));
                 bencher.iter_custom(|count| {
                     let begin = Instant::now();
-                    (0..count).for_each(|_| run.one());
-                    operations += count;
+                    operations += run.many(count);
                     time += begin.elapsed();
                     begin.elapsed()
                 });
@@ -344,7 +406,7 @@ fn draw(folder: &Path, rows: &[Row]) {
         ("write-latency", "write p99.9, µs", |row| row.write_us[2]),
         ("read-latency", "read p99, µs", |row| row.read_us[1]),
         ("write-amplification", "bytes written to tables a byte of the user", |row| row.write_amplification),
-        ("read-amplification", "blocks a get", |row| row.blocks_per_get),
+        ("read-amplification", "blocks a read", |row| row.blocks_per_read),
         ("space-amplification", "bytes of tables a byte that lives, at rest", |row| row.space_amplification),
         ("peak-disk", "MiB of tables at most", |row| row.peak_mib),
     ];
@@ -366,7 +428,7 @@ fn draw(folder: &Path, rows: &[Row]) {
 fn print(rows: &[Row]) {
     println!();
     println!(
-        "| work | strategy | operations/s | write p50 · p99 · p99.9 µs | read p50 · p99 · p99.9 µs | written a byte | blocks a get | room a byte | peak MiB |"
+        "| work | strategy | operations/s | write p50 · p99 · p99.9 µs | read p50 · p99 · p99.9 µs | written a byte | blocks a read | room a byte | peak MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let three = |us: [f64; 3]| match us {
@@ -374,7 +436,8 @@ fn print(rows: &[Row]) {
         [a, b, c] => format!("{a:.1} · {b:.1} · {c:.0}"),
     };
     for row in rows {
-        let blocks = if row.blocks_per_get > 0.0 { format!("{:.2}", row.blocks_per_get) } else { "-".into() };
+        let blocks =
+            if row.blocks_per_read > 0.0 { format!("{:.2}", row.blocks_per_read) } else { "-".into() };
         println!(
             "| {} | {} | {:.0} | {} | {} | {:.2} | {blocks} | {:.2} | {:.0} |",
             row.work,

@@ -93,6 +93,9 @@ fn durable(c: &mut Criterion) {
     group.finish();
 }
 
+/// How often rows are overwritten that an older snapshot still reads.
+const OVERWRITES: u64 = 10_000;
+
 /// A store whose rows are all in the memtable; it has no log, so that only the memtable is measured.
 fn filled(dir: &Path) -> Engine {
     let options = Options { log: false, memtable_bytes: 1 << 30, ..Options::default() };
@@ -152,6 +155,27 @@ fn memtable(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let bytes = value(&mut random, VALUE_BYTES);
     let mut seq = KEYS;
+    let held = filled(&dir.path().join("held"));
+    let snapshot = held.snapshot();
+    for n in 0..10 * OVERWRITES {
+        let mut batch = Batch::new();
+        batch.put(&key(n % 10), &bytes[..100]);
+        held.apply(KEYS + 1 + n, &batch).expect("apply");
+    }
+    held.publish(KEYS + 10 * OVERWRITES);
+    let (start, end) = (key(0), key(9));
+    group.bench_function("seek and a row of a snapshot, overwritten 10,000 times since", |b| {
+        b.iter(|| {
+            let mut scan = snapshot.scan(Bound::Included(&start[..]), Bound::Included(&end[..]));
+            assert!(scan.next_row().expect("scan"));
+        });
+    });
+    group.bench_function("the same backward", |b| {
+        b.iter(|| {
+            let mut scan = snapshot.scan(Bound::Included(&start[..]), Bound::Included(&start[..]));
+            assert!(scan.prev_row().expect("scan"));
+        });
+    });
     group.bench_function("insert, at random", |b| {
         b.iter(|| {
             seq += 1;

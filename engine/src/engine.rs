@@ -172,7 +172,6 @@ impl Engine {
 
     /// The value of `key`, as visible now.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
-        self.shared.counters.gets.add(1);
         Snapshot::get_now(&self.shared, key)
     }
 
@@ -447,7 +446,9 @@ impl Engine {
             blob_bytes: view.version.blobs.values().map(|blob| blob.meta.len).sum(),
             blob_bytes_used: view.version.blob_bytes_used().values().sum(),
             quarantines: view.version.quarantines.len() as u64,
+            live_bytes: view.version.live_bytes(),
             gets: counters.gets.sum(),
+            get_reads: cache.get_reads.sum(),
             filter_stopped: cache.filter_stopped.sum(),
             filter_false: cache.filter_false.sum(),
             floor_seq: view.version.floor,

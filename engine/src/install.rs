@@ -109,7 +109,7 @@ impl Shared {
             }
             How::Compaction(_) | How::Alone => {}
         }
-        self.swap(View::new(active, frozen, Arc::new(after), gaps));
+        self.swap(View::new(active, frozen, Arc::new(after), gaps, self.counters.clone()));
         self.bell.notify_all();
     }
 

@@ -374,7 +374,11 @@ impl Cursor for MemtableCursor<'_> {
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
-        let from: &dyn Place = &Wanted::new(key, Seq::MAX);
+        self.seek_version(key, Seq::MAX)
+    }
+
+    fn seek_version(&mut self, key: &[u8], seq: Seq) -> Result<()> {
+        let from: &dyn Place = &Wanted::new(key, seq);
         match &mut self.0 {
             At::List { map, node } => *node = map.lower_bound(Bound::Included(from)),
             At::Sorted { entries, at } => *at = first_from(entries, from),

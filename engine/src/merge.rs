@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::key::{Entry, compare, head};
+use crate::key::{Entry, Seq, compare, head};
 
 /// Walks the union of several cursors. No two of them hold the same (key, seq).
 pub(crate) struct MergeCursor<'a> {
@@ -98,11 +98,7 @@ impl<'a> MergeCursor<'a> {
             if index == top {
                 continue;
             }
-            cursor.seek(&key)?;
-            // Past the versions that lie before the present entry.
-            while cursor.entry().is_some_and(|e| compare(e.key, e.seq, &key, seq) == Ordering::Less) {
-                cursor.next()?;
-            }
+            cursor.seek_version(&key, seq)?;
             if !forward {
                 match cursor.entry() {
                     Some(_) => cursor.prev()?,
@@ -126,6 +122,10 @@ impl Cursor for MergeCursor<'_> {
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.each(true, |cursor| cursor.seek(key))
+    }
+
+    fn seek_version(&mut self, key: &[u8], seq: Seq) -> Result<()> {
+        self.each(true, |cursor| cursor.seek_version(key, seq))
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {

@@ -104,8 +104,9 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
     let picker = picker::from_options(&options);
     let (active, queue) = replayed.finish();
     let frozen = queue.iter().rev().map(|task| task.memtable.clone()).collect();
+    let (counters, gaps) = (Arc::<Counters>::default(), Arc::new(Gaps::new(last)));
     let view =
-        View::new(active, frozen, Arc::new(version), Arc::new(Gaps::new(last))).measured(&options, &*picker);
+        View::new(active, frozen, Arc::new(version), gaps, counters.clone()).measured(&options, &*picker);
     let shared = Shared {
         options,
         dir: dir.to_path_buf(),
@@ -119,7 +120,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         over: AtomicBool::new(false),
         bell: Condvar::new(),
         picker,
-        counters: Counters::default(),
+        counters,
         throttle: Throttle::new(Instant::now()),
         replaced: Mutex::default(),
         wanted_room: AtomicU64::new(0),

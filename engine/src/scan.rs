@@ -26,6 +26,9 @@ pub struct Scan<'a> {
     has_ranges: bool,
     /// Keys without a row that were met since the last row.
     passed: usize,
+    /// The last key of which a version was met that is too new, and how many in a row.
+    too_new: Vec<u8>,
+    too_new_count: usize,
     /// Where those begin that may be worth remembering, in the direction of the walk; forward inclusive, backward exclusive.
     passed_from: Vec<u8>,
 }
@@ -78,6 +81,8 @@ impl<'a> Scan<'a> {
             seq: 0,
             has_ranges: view.has_range_deletes(),
             passed: 0,
+            too_new: Vec::new(),
+            too_new_count: 0,
             passed_from: Vec::new(),
         }
     }
@@ -203,8 +208,23 @@ impl<'a> Scan<'a> {
                 return Err(self.merged.out_of_order());
             }
             let is_hidden = order == Ordering::Equal;
+            if entry.seq > self.at.seq && !is_hidden {
+                if self.too_new_count == 0 || self.too_new != entry.key {
+                    self.too_new.clear();
+                    self.too_new.extend_from_slice(entry.key);
+                    self.too_new_count = 0;
+                }
+                self.too_new_count += 1;
+                match self.too_new_count.cmp(&STEPS_MAX) {
+                    Ordering::Less => self.merged.next()?,
+                    Ordering::Equal => self.merged.seek_version(&self.too_new, self.at.seq)?,
+                    Ordering::Greater => return Err(self.merged.out_of_order()),
+                }
+                continue;
+            }
+            self.too_new_count = 0;
             // What comes after a key inside the bounds has passed the first.
-            if entry.seq <= self.at.seq && !is_hidden && (hiding || self.within_start(entry.key)) {
+            if !is_hidden && (hiding || self.within_start(entry.key)) {
                 if self.is_row(&entry) {
                     self.place = Place::Forward;
                     if self.passed >= PASSED_AGAIN {
@@ -310,7 +330,7 @@ impl<'a> Scan<'a> {
             is_before = true;
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            let (mut is_row, mut is_blob) = (false, false);
+            let (mut is_row, mut is_blob, mut steps) = (false, false, 0);
             while let Some(entry) = self.merged.entry().filter(|entry| entry.key == self.key) {
                 if entry.seq <= self.at.seq {
                     is_row = self.is_row(&entry);
@@ -320,7 +340,18 @@ impl<'a> Scan<'a> {
                     self.value
                         .extend_from_slice(entry.value.get(entry.op.prefix_bytes()..).unwrap_or_default());
                 }
-                self.merged.prev()?;
+                steps += 1;
+                match steps.cmp(&STEPS_MAX) {
+                    // A key that was written over and over: to the version that decides, and from there past the others.
+                    Ordering::Equal => {
+                        self.merged.seek_version(&self.key, self.at.seq)?;
+                        if self.merged.entry().is_none_or(|entry| entry.key != self.key) {
+                            self.merged.seek_before(&self.key)?;
+                        }
+                    }
+                    Ordering::Greater => self.merged.seek_before(&self.key)?,
+                    Ordering::Less => self.merged.prev()?,
+                }
             }
             if is_row {
                 if is_blob {

@@ -75,7 +75,7 @@ pub(crate) struct Shared {
     pub bell: Condvar,
     /// What to compact next.
     pub picker: Arc<dyn Picker>,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     /// What slows writers down before they must stop.
     pub throttle: Throttle,
     pub replaced: Mutex<Replaced>,
@@ -162,7 +162,7 @@ impl Shared {
         let memtable = Arc::new(memtable);
         frozen.insert(0, memtable.clone());
         work.queue.push_back(FlushTask { memtable, attached: None, seq, committed: false });
-        self.swap(View::new(self.new_memtable(), frozen, view.version.clone(), view.gaps.clone()));
+        self.swap(view.with(self.new_memtable(), frozen));
         self.visible.fetch_max(seq, Ordering::AcqRel);
         self.bell.notify_all();
     }
@@ -180,7 +180,7 @@ impl Shared {
         memtable.end(seq);
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
-        self.swap(View::new(self.new_memtable(), frozen, view.version.clone(), view.gaps.clone()));
+        self.swap(view.with(self.new_memtable(), frozen));
         work.queue.push_back(FlushTask { memtable, attached, seq, committed: false });
         self.bell.notify_all();
         Ok(())

@@ -98,7 +98,7 @@ impl Counters {
         self.by_reason[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Rises with every write and [`get`](crate::Engine::get); reads of snapshots are not counted.
+    /// Rises with every write and every look-up by key.
     pub(crate) fn asked(&self) -> u64 {
         self.user_bytes.sum().wrapping_add(self.gets.sum())
     }
@@ -183,8 +183,13 @@ pub struct Stats {
     pub blob_bytes_used: u64,
     /// Ranges of keys that damage has made unreadable.
     pub quarantines: u64,
+    /// Bytes of tables and blob files that hold what lives, estimated from below: tables count that lie over no older one, and
+    /// values that tables point to (as RocksDB's `estimate-live-data-size`).
+    pub live_bytes: u64,
     /// Look-ups by key.
     pub gets: u64,
+    /// Blocks of tables that they read from files.
+    pub get_reads: u64,
     /// Look-ups in a table that its filter stopped, the key not being there.
     pub filter_stopped: u64,
     /// Look-ups in a table that its filter let pass although the key was not there.
@@ -213,16 +218,16 @@ impl Stats {
         (self.flushed_bytes + self.compacted_bytes + log) as f64 / self.user_bytes.max(1) as f64
     }
 
-    /// Bytes of all tables for each byte of the oldest level, which holds nothing twice.
+    /// Bytes of all tables and blob files for each of [`live_bytes`](Stats::live_bytes): at most so many, for new keys that
+    /// lie over older tables are taken for old ones.
     pub fn space_amplification(&self) -> f64 {
-        let all: u64 = self.levels.iter().map(|level| level.bytes).sum();
-        let oldest = self.levels.iter().rev().map(|level| level.bytes).find(|&bytes| bytes > 0).unwrap_or(0);
-        all as f64 / oldest.max(1) as f64
+        let tables: u64 = self.levels.iter().map(|level| level.bytes).sum();
+        (tables + self.blob_bytes) as f64 / self.live_bytes.max(1) as f64
     }
 
-    /// Blocks read from files for each look-up by key, if there was no other reading.
+    /// Blocks read from files for each look-up by key.
     pub fn read_amplification(&self) -> f64 {
-        self.cache_misses as f64 / self.gets.max(1) as f64
+        self.get_reads as f64 / self.gets.max(1) as f64
     }
 
     /// Of the look-ups in tables that do not hold the key, the part that the filter let pass.

@@ -15,7 +15,7 @@ use crate::output;
 use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDelete;
 use crate::slice::Slice;
-use crate::stats::Stall;
+use crate::stats::{Counters, Stall};
 use crate::table::filter;
 use crate::table::reader::Reach;
 use crate::version::Version;
@@ -29,6 +29,7 @@ pub(crate) struct View {
     pub version: Arc<Version>,
     /// Where there are no rows.
     pub gaps: Arc<Gaps>,
+    counters: Arc<Counters>,
     /// Whether any entry outside the active memtable expires, or did.
     expires: bool,
     /// How far the store is from the point where writers wait (1.0 is there), and what is nearest to it.
@@ -41,9 +42,15 @@ impl View {
         frozen: Vec<Arc<Memtable>>,
         version: Arc<Version>,
         gaps: Arc<Gaps>,
+        counters: Arc<Counters>,
     ) -> View {
         let expires = gaps.are_timed(version.expires() || frozen.iter().any(|memtable| memtable.expires()));
-        View { active, frozen, version, gaps, expires, pressure: (0.0, Stall::Memory) }
+        View { active, frozen, version, gaps, counters, expires, pressure: (0.0, Stall::Memory) }
+    }
+
+    /// The same tables under other memory.
+    pub(crate) fn with(&self, active: Arc<Memtable>, frozen: Vec<Arc<Memtable>>) -> View {
+        View::new(active, frozen, self.version.clone(), self.gaps.clone(), self.counters.clone())
     }
 
     /// With its pressure, which every write asks for.
@@ -68,6 +75,7 @@ impl View {
 
     /// The newest value of `key` that a reader sees, and the seq that wrote it.
     pub(crate) fn get(&self, key: &[u8], moment: Moment, reach: Reach) -> Result<Option<(Seq, Slice)>> {
+        self.counters.gets.add(1);
         let mut memtables = self.memtables().filter(|memtable| !memtable.is_empty());
         let hash = filter::hash(key);
         let found = memtables.find_map(|memtable| memtable.get(key, hash, moment.seq));

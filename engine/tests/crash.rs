@@ -8,9 +8,12 @@ use std::sync::Arc;
 use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::vfs::memory::{Crash, Fault, Memory};
 use lumen_engine::vfs::{Mode, Vfs};
-use lumen_engine::{Batch, Durability, Engine, Error, Options};
+use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options};
 
 const DIR: &str = "/store";
+
+/// Batches of the workload.
+const STEPS: u32 = 44;
 
 fn options(vfs: &Memory) -> Options {
     Options {
@@ -35,6 +38,20 @@ fn options(vfs: &Memory) -> Options {
 struct Told {
     acknowledged: BTreeMap<Vec<u8>, Vec<u8>>,
     open: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Compactions done, by their reason.
+    compactions: BTreeMap<&'static str, u64>,
+}
+
+/// The strategies under which the workload runs.
+const STRATEGIES: [Compaction; 2] =
+    [Compaction::Leveled, Compaction::Tiered { runs: 3, size_ratio_percent: 1, space_percent: 100 }];
+
+impl Told {
+    fn count(&mut self, engine: &Engine) {
+        for (reason, count) in engine.stats().compactions_by_reason {
+            *self.compactions.entry(reason).or_default() += count;
+        }
+    }
 }
 
 fn value(step: u32) -> Vec<u8> {
@@ -42,9 +59,10 @@ fn value(step: u32) -> Vec<u8> {
 }
 
 /// Puts, deletes, batches, flushes and an orderly close in the middle; stops at the first error.
-fn workload(vfs: &Memory, told: &mut Told) -> Result<(), Error> {
+fn workload(vfs: &Memory, compaction: Compaction, told: &mut Told) -> Result<(), Error> {
+    let options = |vfs| Options { compaction, ..options(vfs) };
     let mut engine = Engine::open(DIR, options(vfs))?;
-    for step in 0..44u32 {
+    for step in 0..STEPS {
         let mut batch = Batch::new();
         let mut changes = Vec::new();
         for part in 0..1 + step % 3 {
@@ -66,6 +84,7 @@ fn workload(vfs: &Memory, told: &mut Told) -> Result<(), Error> {
             };
         }
         if step == 25 {
+            told.count(&engine);
             engine.close()?;
             engine = Engine::open(DIR, options(vfs))?;
         }
@@ -79,6 +98,7 @@ fn workload(vfs: &Memory, told: &mut Told) -> Result<(), Error> {
             ingest(&engine, told)?;
         }
     }
+    told.count(&engine);
     engine.close()
 }
 
@@ -140,26 +160,39 @@ fn check(rows: &BTreeMap<Vec<u8>, Vec<u8>>, told: &Told, context: &str) {
     );
 }
 
+/// How many calls of the file system the workload makes; it does all that is to be disturbed.
+fn undisturbed(compaction: Compaction) -> u64 {
+    let (vfs, mut told) = (Memory::new(), Told::default());
+    workload(&vfs, compaction, &mut told).expect("undisturbed");
+    println!("{compaction:?}: {:?}", told.compactions);
+    let reasons: &[&str] =
+        if compaction == Compaction::Leveled { &["count", "size"] } else { &["size", "space"] };
+    for reason in reasons.iter().chain(&["blobs"]) {
+        assert!(told.compactions[reason] > 0, "none of {reason}: {:?}", told.compactions);
+    }
+    vfs.calls()
+}
+
 #[test]
 fn a_power_cut_at_any_call_loses_nothing_acknowledged() {
-    let whole = Memory::new();
-    workload(&whole, &mut Told::default()).expect("undisturbed");
-    let calls = whole.calls();
     let mut recoveries = 0;
-    for model in Crash::ALL {
-        for call in 1..=calls {
+    for compaction in STRATEGIES {
+        let calls = undisturbed(compaction);
+        for (model, call) in
+            Crash::ALL.into_iter().flat_map(|model| (1..=calls).map(move |call| (model, call)))
+        {
             let vfs = Memory::new();
             vfs.power_off_at(call);
             let mut told = Told::default();
-            workload(&vfs, &mut told).expect_err("the power went off");
+            workload(&vfs, compaction, &mut told).expect_err("the power went off");
             vfs.crash(model, call);
             // A second cut during the recovery, then a third try that must succeed.
-            let context = format!("{model:?} at call {call} of {calls}");
+            let context = format!("{compaction:?}, {model:?} at call {call} of {calls}");
             vfs.power_off_at(vfs.calls() + 1 + call % 37);
-            let _ = Engine::open(DIR, options(&vfs));
+            let options = Options { compaction, ..options(&vfs) };
+            let _ = Engine::open(DIR, options.clone());
             vfs.crash(model, call + 1);
-            let engine =
-                Engine::open(DIR, options(&vfs)).unwrap_or_else(|error| panic!("{context}: {error}"));
+            let engine = Engine::open(DIR, options).unwrap_or_else(|error| panic!("{context}: {error}"));
             check(&contents(&engine).expect("readable"), &told, &context);
             recoveries += 1;
         }
@@ -169,19 +202,18 @@ fn a_power_cut_at_any_call_loses_nothing_acknowledged() {
 
 #[test]
 fn any_failing_call_is_reported_and_loses_nothing_acknowledged() {
-    let whole = Memory::new();
-    workload(&whole, &mut Told::default()).expect("undisturbed");
-    let calls = whole.calls();
-    for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::LyingSync] {
-        for call in 1..=calls {
+    const FAULTS: [Fault; 4] = [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::LyingSync];
+    for compaction in STRATEGIES {
+        let calls = undisturbed(compaction);
+        for (fault, call) in FAULTS.into_iter().flat_map(|fault| (1..=calls).map(move |call| (fault, call))) {
             let vfs = Memory::new();
             vfs.fail(call, fault);
             let mut told = Told::default();
-            let outcome = workload(&vfs, &mut told);
+            let outcome = workload(&vfs, compaction, &mut told);
             vfs.crash(Crash::DropPending, call);
-            let context = format!("{fault:?} at call {call} of {calls}, workload said {outcome:?}");
-            let engine =
-                Engine::open(DIR, options(&vfs)).unwrap_or_else(|error| panic!("{context}: {error}"));
+            let context = format!("{compaction:?}, {fault:?} at call {call} of {calls}: {outcome:?}");
+            let options = Options { compaction, ..options(&vfs) };
+            let engine = Engine::open(DIR, options).unwrap_or_else(|error| panic!("{context}: {error}"));
             check(&contents(&engine).expect("readable"), &told, &context);
         }
     }
@@ -191,7 +223,7 @@ fn any_failing_call_is_reported_and_loses_nothing_acknowledged() {
 fn any_flipped_bit_gives_the_right_data_or_an_error() {
     let vfs = Memory::new();
     let mut told = Told::default();
-    workload(&vfs, &mut told).expect("undisturbed");
+    workload(&vfs, Compaction::Leveled, &mut told).expect("undisturbed");
     // A second life that ends without a close, so that a live log is there to be damaged.
     let engine = Engine::open(DIR, options(&vfs)).expect("open");
     for step in 0..4u8 {

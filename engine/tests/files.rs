@@ -324,6 +324,31 @@ fn what_has_expired_is_gone_and_leaves_the_disk() {
 }
 
 #[test]
+fn tables_of_which_all_has_expired_go_without_being_read() {
+    thread_local! {
+        static NOW: std::cell::Cell<u64> = const { std::cell::Cell::new(1_000) };
+    }
+    let vfs = Memory::new();
+    let options = Options { clock: || NOW.get(), ..options(&vfs) };
+    let engine = Engine::open("/store", options).expect("open");
+    for n in 0..400u32 {
+        let (mut batch, (key, value)) = (Batch::new(), row(n, 1));
+        batch.put_until(&key, &value, 2_000);
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    engine.settle().expect("settle");
+    let before = engine.stats();
+    assert!(before.levels.iter().map(|level| level.tables).sum::<u64>() > 2, "{:?}", before.levels);
+    let tables: u64 = before.levels.iter().map(|level| level.bytes).sum();
+    assert_eq!(before.live_bytes, tables + before.blob_bytes_used);
+    NOW.set(2_000);
+    engine.settle().expect("settle");
+    let after = engine.stats();
+    assert_eq!(after.levels.iter().map(|level| level.tables).sum::<u64>(), 0, "{:?}", after.levels);
+    assert_eq!(after.compaction_read_bytes, before.compaction_read_bytes, "nothing was read for it");
+}
+
+#[test]
 fn a_store_opened_for_reading_only_shows_its_log_and_changes_nothing() {
     let vfs = Memory::new();
     let engine = Engine::open("/store", Options { memtable_bytes: 1 << 20, ..options(&vfs) }).expect("open");

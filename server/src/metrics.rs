@@ -227,6 +227,9 @@ fn encode_engine(encoder: &mut DescriptorEncoder<'_>, engine: &EngineStats) -> f
     let full = u64::from(engine.disk_full);
     gauge(encoder, "disk_full", "1 while writes are refused for want of room on the disk", full)?;
     counter(encoder, "gets", "Look-ups by key", engine.gets)?;
+    counter(encoder, "get_reads", "Blocks that they read from files", engine.get_reads)?;
+    let help = "Bytes of tables and blob files that hold what lives, at least";
+    gauge(encoder, "live_bytes", help, engine.live_bytes)?;
     let help = "Look-ups that a filter stopped, the key not being in the table";
     counter(encoder, "filter_stopped", help, engine.filter_stopped)?;
     let help = "Look-ups that a filter let pass although the key was not in the table";

@@ -54,6 +54,14 @@ impl Signs<'_> {
         self.expired(table) * 2 >= table.meta.entries && self.is_old(table)
     }
 
+    /// Whether it can go without being read: all of it has expired, and nothing older would come to light.
+    fn may_go(&self, slot: usize, table: &Arc<Table>) -> bool {
+        self.expired(table) == table.meta.entries
+            && self.is_old(table)
+            && below(self.version, slot, table).is_none()
+            && (slot > 0 || level0_around(self.version, table).is_none_or(|column| column.tables.len() == 1))
+    }
+
     /// Whether it has been there too long and something would come of moving it on: older versions that it hides may lie
     /// below it, or garbage is in it (a bound for how long deletes persist, as in Sarkar et al., "Lethe", SIGMOD 2020).
     fn is_due_by_age(&self, slot: usize, table: &Table) -> bool {
@@ -73,16 +81,26 @@ pub(crate) fn upkeep(version: &Version, now: u64, limits: &Limits<'_>) -> Option
     let age_max = limits.options.garbage_age_max.map_or(u64::MAX, |age| age.as_millis() as u64);
     let signs =
         Signs { version, now, written_min: now.saturating_sub(age_max), collect: blobs_to_collect(version) };
-    let find = |reason: Reason, from: usize, wanted: &dyn Fn(usize, &Table) -> bool| {
+    let find = |reason: Reason, from: usize, wanted: &dyn Fn(usize, &Arc<Table>) -> bool| {
         let mut slots = version.slots.iter().enumerate().skip(from);
         slots.find_map(|(slot, tables)| {
             let jobs = tables.iter().filter(|table| wanted(slot, table));
-            let mut jobs = jobs.map(|table| job_of(version, reason, slot, table));
+            let mut jobs = jobs.map(|table| {
+                if reason == Reason::Expired && signs.may_go(slot, table) {
+                    return Job {
+                        reason,
+                        inputs: vec![Input { slot, tables: vec![table.clone()] }],
+                        target: None,
+                    };
+                }
+                job_of(version, reason, slot, table)
+            });
             jobs.find(|job| limits.allow(job))
         })
     };
-    // Those of slot 0 that are mostly deletes go soon enough, and with company.
-    find(Reason::RangeDelete, 0, &|_, table| signs.is_under_range(table))
+    // First what costs nothing. Those of slot 0 that are mostly deletes go soon enough, and with company.
+    find(Reason::Expired, 0, &|slot, table| signs.may_go(slot, table))
+        .or_else(|| find(Reason::RangeDelete, 0, &|_, table| signs.is_under_range(table)))
         .or_else(|| find(Reason::Deletes, 1, &|_, table| signs.is_mostly_garbage(table)))
         .or_else(|| find(Reason::Expired, 0, &|_, table| signs.is_mostly_expired(table)))
         .or_else(|| find(Reason::Blobs, 0, &|_, table| signs.points_into_garbage(table)))
@@ -95,14 +113,19 @@ fn below(version: &Version, slot: usize, table: &Table) -> Option<usize> {
     (slot + 1..SLOTS).find(|&below| !version.overlapping(below, smallest, largest).is_empty())
 }
 
+/// The tables of slot 0 that lie over or under one of them, and it.
+fn level0_around(version: &Version, table: &Arc<Table>) -> Option<Input> {
+    let holds_it = |column: &Input| column.tables.iter().any(|other| Arc::ptr_eq(other, table));
+    Job::columns(&version.slots[0]).into_iter().find(holds_it)
+}
+
 /// The job that rewrites `table` for this reason.
 fn job_of(version: &Version, reason: Reason, slot: usize, table: &Arc<Table>) -> Job {
     if slot == 0 && reason != Reason::Blobs {
         // Slot 0 overlaps itself: what lies over or under the table goes with it to the first slot below that holds anything,
         // or to the last.
         let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
-        let holds_it = |column: &Input| column.tables.iter().any(|other| Arc::ptr_eq(other, table));
-        let inputs = Job::columns(&version.slots[0]).into_iter().filter(holds_it).collect();
+        let inputs = level0_around(version, table).into_iter().collect();
         return completed(version, Job { reason, inputs, target: Some(target) });
     }
     // Deletes go down to what they delete; if there is nothing, they go, and so does in place what a range delete covers.

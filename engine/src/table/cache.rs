@@ -67,6 +67,8 @@ pub(crate) struct BlockCache {
     /// Lookups that a filter let pass although the key was not there, and those that it stopped.
     pub filter_false: Striped,
     pub filter_stopped: Striped,
+    /// Blocks that look-ups by key read from files.
+    pub get_reads: Striped,
 }
 
 /// The share of the budget that may be pinned.
@@ -82,15 +84,18 @@ impl BlockCache {
             pinning: Mutex::new(()),
             hits: Striped::default(),
             misses: Striped::default(),
+            get_reads: Striped::default(),
             filter_false: Striped::default(),
             filter_stopped: Striped::default(),
         }
     }
 
-    /// The block if it is here.
-    pub(crate) fn peek(&self, table: u64, offset: u64) -> Option<Cached> {
+    /// The block if it is here. Only `counted` if a client asks, not a compaction.
+    pub(crate) fn peek(&self, table: u64, offset: u64, counted: bool) -> Option<Cached> {
         let found = self.cache.get(&(table, offset));
-        if found.is_some() { &self.hits } else { &self.misses }.add(1);
+        if counted {
+            if found.is_some() { &self.hits } else { &self.misses }.add(1);
+        }
         found
     }
 

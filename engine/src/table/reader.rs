@@ -245,6 +245,18 @@ impl Table {
 
     /// The partition with this number.
     fn partition<'a>(&self, opened: &'a Opened, number: usize, reach: Reach, keep: bool) -> Result<Held<'a>> {
+        self.counted_partition(opened, number, reach, keep, &|| {})
+    }
+
+    /// As `partition`; calls `reads` when it reads the file.
+    fn counted_partition<'a>(
+        &self,
+        opened: &'a Opened,
+        number: usize,
+        reach: Reach,
+        keep: bool,
+        reads: &dyn Fn(),
+    ) -> Result<Held<'a>> {
         let Some(&handle) = opened.handles.get(number) else {
             return Err(self.corrupt(opened.blocks_end, "malformed top index"));
         };
@@ -253,6 +265,7 @@ impl Table {
             return Ok(Held::Pinned(partition));
         }
         let load = || {
+            reads();
             let raw = self.read_raw(&*opened.file, handle, BlockKind::Partition)?;
             self.load_partition(&raw, handle)
         };
@@ -282,7 +295,7 @@ impl Table {
         if keep && reach == Reach::Disk {
             return self.cache.get_or_load(self.meta.number, handle.offset, load);
         }
-        match self.cache.peek(self.meta.number, handle.offset) {
+        match self.cache.peek(self.meta.number, handle.offset, reach == Reach::Memory) {
             Some(found) => Ok(found),
             None if reach == Reach::Memory => Err(Error::NotInMemory),
             None => load(),
@@ -315,7 +328,8 @@ impl Table {
         let bad = |at: u64| move |_: BadBlock| self.corrupt(at, "malformed index");
         let number = opened.top.number_from(key).map_err(bad(opened.blocks_end))?;
         let Some(&at_partition) = opened.handles.get(number) else { return Ok(None) };
-        let partition = self.partition(opened, number, reach, true)?;
+        let reads = || self.cache.get_reads.add(1);
+        let partition = self.counted_partition(opened, number, reach, true, &reads)?;
         if !partition.filter.may_contain(hash) {
             self.cache.filter_stopped.add(1);
             return Ok(None);
@@ -323,8 +337,10 @@ impl Table {
         let found = partition.index.at_or_after(key).map_err(bad(at_partition.offset))?;
         let Some((_, value)) = found else { return Ok(None) };
         let handle = self.handle(opened.blocks_end, value, at_partition.offset)?;
-        let block =
-            self.data(handle, reach, true, || self.read_raw(&*opened.file, handle, BlockKind::Data))?;
+        let block = self.data(handle, reach, true, || {
+            reads();
+            self.read_raw(&*opened.file, handle, BlockKind::Data)
+        })?;
         match block.find(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))? {
             Some((seq, ..)) if self.meta.seq_base + seq > at => self.get_older(key, at),
             Some((seq, op, value)) => Ok(Some(Found::in_block(self.meta.seq_base + seq, op, &block, value))),

@@ -166,6 +166,21 @@ impl Version {
         }
     }
 
+    /// Bytes of tables that lie over no older one, and of values in blob files that are pointed to.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        let mut met: BTreeMap<&[u8], &[u8]> = BTreeMap::new(); // stretches of keys that share no key: first and last
+        for table in self.runs.iter().rev().flat_map(|run| &run.tables) {
+            let (smallest, largest) = (table.meta.smallest.as_slice(), table.meta.largest.as_slice());
+            let before = met.range(..=largest).next_back();
+            if before.is_none_or(|(_, last)| *last < smallest) {
+                bytes += table.meta.len;
+                met.insert(smallest, largest);
+            }
+        }
+        bytes + self.blob_bytes_used().values().sum::<u64>()
+    }
+
     /// Reads a table and the values that it points to. Errors other than damage end it.
     pub(crate) fn verify(&self, table: &Table) -> Result<Damage> {
         let mut damage = Damage::default();
