@@ -310,7 +310,7 @@ impl Run {
             (0..count).for_each(|_| self.one());
             return count;
         }
-        let mut writer = std::mem::replace(&mut self.writer, Writer::new(0));
+        let mut writer = std::mem::replace(&mut self.writer, Writer::new(8));
         let (is_over, puts) = (AtomicBool::new(false), AtomicU64::new(0));
         let engine = self.engine.clone();
         std::thread::scope(|scope| {
