@@ -249,7 +249,7 @@ impl Log {
             state.file.allocate(capacity).map_err(|e| Error::io("allocate", &path, e))?;
             state.capacity = capacity;
         } else if state.buffer.len() >= WRITE_OUT_BYTES && !state.writing {
-            state = self.write_buffer(state);
+            state = self.write_buffer(state, false);
         }
         state.takes(kind)?; // it may have been sealed meanwhile
         // What that seq is, is known only now: others may have appended since the caller looked.
@@ -315,7 +315,7 @@ impl Log {
                 // Who writes took what there was when he began, and no more.
                 self.written.wait(&mut state);
             } else {
-                state = self.write_buffer(state);
+                state = self.write_buffer(state, false);
             }
         }
     }
@@ -495,18 +495,23 @@ impl Log {
     }
 
     /// Writes all that was appended, with the lock released meanwhile. The caller has seen `writing` unset. Nothing once a
-    /// write has failed: what that was to write is gone, and must not count as written.
-    fn write_buffer<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// write has failed: what that was to write is gone, and must not count as written. `syncs` says that a sync follows.
+    fn write_buffer<'a>(&'a self, mut state: MutexGuard<'a, State>, syncs: bool) -> MutexGuard<'a, State> {
         debug_assert!(!state.writing);
         if state.poison.is_some() {
             return state;
         }
         state.writing = true;
+        let calls = syncs || state.is_synced_often();
         let empty = std::mem::take(&mut state.empty);
         let mut bytes = std::mem::replace(&mut state.buffer, empty);
         let (file, number, from, end) = (state.file.clone(), state.number, state.written, state.end);
         drop(state);
-        let written = if bytes.is_empty() { Ok(()) } else { file.write_at(&bytes, from) };
+        let written = match bytes.len() {
+            0 => Ok(()),
+            _ if calls => file.write_at(&bytes, from),
+            _ => file.write_next_at(&bytes, from),
+        };
         let mut state = self.state.lock();
         state.writing = false;
         bytes.clear();
@@ -529,7 +534,7 @@ impl Log {
         while state.writing {
             self.written.wait(&mut state);
         }
-        state = self.write_buffer(state);
+        state = self.write_buffer(state, true);
         if state.poison.is_none() {
             let (file, number, end) = (state.file.clone(), state.number, state.written);
             drop(state);

@@ -49,6 +49,11 @@ pub trait File: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `bytes` at `offset`. After an error, any part may have been written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// As [`File::write_at`], for small pieces that follow one another where room was allocated, and are not synced soon: the
+    /// system has them, quicker.
+    fn write_next_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)
+    }
     /// Makes bytes and length durable.
     fn sync(&self) -> Result<(), SyncError>;
     /// Reserves room for the first `len` bytes, as far as the file system can; never shortens.
