@@ -103,20 +103,36 @@ impl Background {
     fn log_loop(&self) {
         let Some(log) = &self.log else { return };
         let wants_spare = || log.wants_spare() && self.shared.room() > log.segment_bytes();
+        let written = || self.shared.counters.user_bytes.sum();
         loop {
             // Of neither a failure is final here: a writer makes its own segment, only slower, and meets a real fault itself.
             let failed = (wants_spare() && log.prepare_spare().is_err())
                 || (log.wants_sync() && log.sync_ahead().is_err());
             let mut work = self.shared.work.lock();
-            while !work.is_over() && (failed || !(log.wants_sync() || wants_spare())) {
-                if self.shared.bell.wait_for(&mut work, LOOK).timed_out() && failed {
+            let mut rests = false;
+            while !work.is_over() && !rests && (failed || !(log.wants_sync() || wants_spare())) {
+                let before = written();
+                let is_quiet = self.shared.bell.wait_for(&mut work, LOOK).timed_out();
+                if is_quiet && failed {
                     break;
                 }
+                let durable = self.shared.view.load().version.durable_seq;
+                rests = is_quiet && written() == before && log.may_rest(durable);
             }
             if work.is_over() {
                 return;
             }
+            drop(work);
+            if rests {
+                let _ = self.rest_log(); // a real fault meets the next writer
+            }
         }
+    }
+
+    /// Lets the log be small, if all that is in it has been flushed.
+    pub(crate) fn rest_log(&self) -> Result<()> {
+        let durable = self.shared.view.load().version.durable_seq;
+        self.log.as_ref().map_or(Ok(()), |log| log.rest(durable))
     }
 
     /// Flushes the oldest frozen memory; `false` when there is none, or another thread is at it.

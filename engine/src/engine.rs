@@ -251,12 +251,13 @@ impl Engine {
     }
 
     /// Does now what is done by itself when nobody has written for a second: [`settle`](Engine::settle), and then level 0 is
-    /// merged into the level below unless it is small beside that, so that reads meet one run less. Leveled compaction alone
-    /// has something to do here.
+    /// merged into the level below unless it is small beside that, so that reads meet one run less (leveled compaction alone
+    /// has something to do here); and the log gives back the room of what has been flushed.
     pub fn rest(&self) -> Result<()> {
         self.settle()?;
         while self.background.compact_at_rest()? {}
-        self.settle()
+        self.settle()?;
+        self.background.rest_log()
     }
 
     fn wait(&self, done: impl Fn(&crate::state::Work) -> bool) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What compaction costs in writing, where a wrong choice would cost many times that. The file system is in memory and nothing
 //! runs beside the test, so that the figures repeat.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -128,4 +129,40 @@ fn a_store_comes_to_rest_by_itself() {
         std::thread::yield_now();
     }
     engine.close().expect("close");
+}
+
+#[test]
+fn the_log_of_a_store_at_rest_gives_its_room_back() {
+    let vfs = Memory::new();
+    let options = || Options {
+        vfs: Arc::new(vfs.clone()),
+        threads: 2,
+        memtable_bytes: 1 << 20,
+        segment_bytes: 64 << 20,
+        ..options(Compaction::Leveled)
+    };
+    let log_bytes = || -> usize {
+        let is_log = |path: &Path| path.to_string_lossy().contains(".wal");
+        vfs.files().iter().filter(|(path, _)| is_log(path)).map(|(_, bytes)| bytes.len()).sum()
+    };
+    let engine = Engine::open("/store", options()).expect("open");
+    (0..50_000u32).for_each(|n| put(&engine, n));
+    assert!(log_bytes() > 8 << 20, "{} bytes", log_bytes());
+    engine.flush().expect("flush");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while log_bytes() > 4 << 20 {
+        assert!(Instant::now() < deadline, "the log has {} bytes", log_bytes());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // It goes on from there, through a kill and a close.
+    put(&engine, 50_000);
+    drop(engine);
+    let engine = Engine::open("/store", options()).expect("open");
+    assert_eq!(engine.get(&key(50_000)).expect("get").as_deref(), Some(&value(50_000)[..]));
+    put(&engine, 50_001);
+    engine.close().expect("close");
+    let engine = Engine::open("/store", options()).expect("open");
+    for n in (0..50_002).step_by(7).chain([50_001]) {
+        assert_eq!(engine.get(&key(n)).expect("get").as_deref(), Some(&value(n)[..]), "{n}");
+    }
 }

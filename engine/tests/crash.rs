@@ -91,6 +91,9 @@ fn workload(vfs: &Memory, compaction: Compaction, told: &mut Told) -> Result<(),
         if step == 33 {
             engine.flush()?;
         }
+        if step == 35 {
+            engine.rest()?;
+        }
         if step == 37 {
             engine.checkpoint("/copy", &mut |_, _| true)?;
         }

@@ -106,6 +106,8 @@ struct State {
     next_spare: u64,
     /// Whether it takes no more, being sealed or about to be.
     sealed: bool,
+    /// Whether the next segment is to be a small one.
+    rests: bool,
 }
 
 /// A log open for appending. All methods may be called from any thread.
@@ -199,6 +201,7 @@ impl Log {
             spares: Vec::new(),
             next_spare: 0,
             sealed: false,
+            rests: false,
         };
         let log = Log {
             vfs,
@@ -368,6 +371,33 @@ impl Log {
         sealed().inspect_err(|_| self.state.lock().sealed = false)
     }
 
+    /// When nobody writes: if all records have a seq of at most `seq`, and may go, the log becomes as small as after an opening.
+    /// For a background thread.
+    pub fn rest(&self, seq: u64) -> Result<()> {
+        if !self.may_rest(seq) {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        let first_seq = state.last_seq + 1;
+        let spares = std::mem::take(&mut state.spares);
+        state.rests = true;
+        let rotated = self.rotate(state, first_seq, 0).map(drop);
+        self.state.lock().rests = false;
+        rotated?;
+        for (name, _) in spares {
+            let path = self.options.dir.join(name);
+            self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        self.purge(seq)
+    }
+
+    /// Whether [`Log::rest`] has something to do.
+    pub fn may_rest(&self, seq: u64) -> bool {
+        let state = self.state.lock();
+        let takes_room = state.capacity > self.options.first_segment_bytes || !state.spares.is_empty();
+        takes_room && state.last_seq <= seq && state.poison.is_none() && !state.sealed
+    }
+
     /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed, one by one, so that a power
     /// cut leaves no gap in the numbers.
     pub fn purge(&self, seq: u64) -> Result<()> {
@@ -441,6 +471,10 @@ impl Log {
 
     /// Bytes of the segment after the present one.
     fn next_bytes(&self, state: &State) -> u64 {
+        if state.rests {
+            // One more than after an opening until segments have their size; who rests may not come back.
+            return self.options.first_segment_bytes / GROWTH;
+        }
         state.capacity.saturating_mul(GROWTH).min(self.options.segment_bytes)
     }
 
