@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use lumen_benches::{Random, key, value};
 use lumen_engine::log::{Kind, Log, LogOptions};
 use lumen_engine::vfs::disk::Disk;
@@ -235,9 +236,21 @@ fn tables(c: &mut Criterion) {
     group.bench_function("get, there", |b| {
         b.iter(|| engine.get(&key(random.below(KEYS))).expect("get").expect("there").len());
     });
-    group.bench_function("get, missing", |b| {
-        b.iter(|| engine.get(&key(u64::MAX / 2 + random.below(KEYS))).expect("get").is_none());
-    });
+    let mut missing = |group: &mut BenchmarkGroup<'_, WallTime>, name: &str| {
+        let before = engine.stats();
+        group.bench_function(name, |b| {
+            b.iter(|| engine.get(&key(u64::MAX / 2 + random.below(KEYS))).expect("get").is_none());
+        });
+        let after = engine.stats();
+        let (passed, stopped) =
+            (after.filter_false - before.filter_false, after.filter_stopped - before.filter_stopped);
+        let rate = 100.0 * passed as f64 / (passed + stopped).max(1) as f64;
+        println!("{name}: the filter let {rate:.3} % pass");
+    };
+    missing(&mut group, "get, missing, Bloom filter of level 0 (14 bits a key)");
+    engine.rest().expect("rest");
+    assert_eq!(engine.stats().levels[0].tables, 0, "level 0 has gone down");
+    missing(&mut group, "get, missing, binary fuse filter of the oldest run (9 bits a key)");
     group.bench_function("seek and 10 rows", |b| {
         b.iter(|| {
             let snapshot = engine.snapshot();
@@ -252,5 +265,31 @@ fn tables(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, log, durable, memtable, tables);
+/// A large batch becomes a memtable by itself, sorted once, unless the memtable has room for two of it.
+fn large_batch(c: &mut Criterion) {
+    let mut group = c.benchmark_group("a batch of 100,000 rows of 416 B");
+    group.throughput(Throughput::Elements(KEYS)).sample_size(10);
+    group.measurement_time(Duration::from_secs(5)).warm_up_time(Duration::from_secs(1));
+    let (mut random, mut batch) = (Random::new(7), Batch::new());
+    (0..KEYS).for_each(|n| batch.put(&key(n), &value(&mut random, VALUE_BYTES)));
+    for (name, memtable_bytes) in [("a memtable of its own", 64 << 20), ("into the list", 256 << 20)] {
+        group.bench_function(name, |b| {
+            b.iter_custom(|times| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..times {
+                    let dir = tempfile::tempdir().expect("folder");
+                    let engine = Engine::open(dir.path(), Options { memtable_bytes, ..Options::default() });
+                    let engine = engine.expect("open");
+                    let begin = Instant::now();
+                    engine.write(&batch, Durability::Buffered).expect("write");
+                    spent += begin.elapsed();
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, log, durable, memtable, large_batch, tables);
 criterion_main!(benches);

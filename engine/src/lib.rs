@@ -69,6 +69,7 @@ mod compaction;
 mod cursor;
 mod flush;
 mod gaps;
+mod hash_index;
 mod install;
 mod memtable;
 mod merge;

@@ -1,4 +1,5 @@
-//! The newest entries, sorted in memory: a concurrent skip list (crossbeam-skiplist).
+//! The newest entries, sorted in memory: a concurrent skip list (crossbeam-skiplist), and beside it an index by hash, in which
+//! a look-up needs no way down.
 //!
 //! crossbeam-skiplist 0.1.3 leaks a node that is replaced by an equal key. Entries are therefore unique by (key, seq):
 //! batches drop their duplicates, and each batch has a seq of its own.
@@ -6,6 +7,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry as Node;
@@ -13,6 +15,7 @@ use crossbeam_skiplist::map::Entry as Node;
 use crate::batch::Operation;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::hash_index::{HashIndex, Look};
 use crate::key::{self, Entry, Op, Seq, head};
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::slice::Found;
@@ -28,8 +31,8 @@ const FILTER_SHARE: usize = 128;
 /// Bytes of the filter for each entry, where their number is known.
 const FILTER_BYTES_PER_KEY: usize = 2;
 
-/// Estimated bytes that the list itself takes for an entry: node, tower, box.
-const ENTRY_OVERHEAD_BYTES: usize = 112;
+/// Estimated bytes that list and index themselves take for an entry: node, tower, allocation; its place in the index.
+const ENTRY_OVERHEAD_BYTES: usize = 176;
 
 /// A version as it lies in its node: the first bytes of the key are beside the tower, so that most comparisons on the way
 /// down touch one cache line and no other allocation. Key and value are one allocation.
@@ -37,7 +40,7 @@ struct Version {
     head: u128,
     seq: Seq,
     /// Key, then value as stored.
-    bytes: Box<[u8]>,
+    bytes: Arc<[u8]>,
     key_len: u32,
     op: Op,
 }
@@ -158,9 +161,28 @@ impl<'a> Borrow<dyn Place + 'a> for Version {
 /// Where the entries are.
 enum Entries {
     /// A list that grows.
-    List(Box<SkipMap<Version, ()>>),
+    List(Box<List>),
     /// Those of one large batch, sorted once.
     Sorted(Box<[Version]>),
+}
+
+/// The entries in order, and by hash.
+struct List {
+    map: SkipMap<Version, ()>,
+    index: HashIndex,
+}
+
+impl List {
+    /// For so many bytes of entries, about.
+    fn new(bytes: usize) -> List {
+        List { map: SkipMap::new(), index: HashIndex::new(bytes / ENTRY_OVERHEAD_BYTES) }
+    }
+
+    /// Adds a version, newer than all others of its key; by one at a time.
+    fn insert(&self, version: Version, hash: u64) {
+        self.index.add(hash, version.seq, version.op, version.key_len, version.bytes.clone());
+        self.map.insert(version, ());
+    }
 }
 
 /// The newest entries. Inserted into by one writer at a time, read by anybody.
@@ -182,7 +204,7 @@ impl Memtable {
     /// An empty one for so many bytes of entries, about.
     pub(crate) fn new(bytes: usize) -> Memtable {
         Memtable {
-            map: Entries::List(Box::new(SkipMap::new())),
+            map: Entries::List(Box::new(List::new(bytes))),
             filter: GrowingFilter::new(bytes / FILTER_SHARE),
             ranges: RwLock::default(),
             has_ranges: AtomicBool::new(false),
@@ -195,10 +217,11 @@ impl Memtable {
 
     /// Inserts the operations of one batch; keys in it are unique.
     pub(crate) fn insert(&self, seq: Seq, operations: &[Operation<'_>]) {
-        let Entries::List(map) = &self.map else { panic!("nothing is added to what was sorted once") };
+        let Entries::List(list) = &self.map else { panic!("nothing is added to what was sorted once") };
         self.each(seq, operations, |version| {
-            self.filter.add(filter::hash(version.key()));
-            map.insert(version, ());
+            let hash = filter::hash(version.key());
+            self.filter.add(hash);
+            list.insert(version, hash);
         });
     }
 
@@ -248,7 +271,11 @@ impl Memtable {
         };
         let from: &dyn Place = &Wanted::new(key, at);
         match &self.map {
-            Entries::List(map) => found(map.lower_bound(Bound::Included(from))?.key()),
+            Entries::List(list) => match list.index.get(key, hash, at) {
+                Look::Found(found) => Some(found),
+                Look::Missing => None,
+                Look::Unknown => found(list.map.lower_bound(Bound::Included(from))?.key()),
+            },
             Entries::Sorted(entries) => found(entries.get(first_from(entries, from))?),
         }
     }
@@ -284,7 +311,7 @@ impl Memtable {
 
     pub(crate) fn cursor(&self) -> MemtableCursor<'_> {
         MemtableCursor(match &self.map {
-            Entries::List(map) => At::List { map, node: None },
+            Entries::List(list) => At::List { map: &list.map, node: None },
             Entries::Sorted(entries) => At::Sorted { entries, at: entries.len() },
         })
     }
@@ -323,9 +350,12 @@ impl Gathered {
     /// A memtable that grows on, to so many bytes.
     pub(crate) fn growing(self, bytes: usize) -> Memtable {
         let filter = self.filter(bytes / FILTER_SHARE);
-        let Entries::List(map) = &self.memtable.map else { unreachable!("it was made as a list") };
-        self.entries.into_iter().for_each(|version| drop(map.insert(version, ())));
-        Memtable { filter, ..self.memtable }
+        let list = List::new(bytes);
+        for version in self.entries {
+            let hash = filter::hash(version.key());
+            list.insert(version, hash);
+        }
+        Memtable { map: Entries::List(Box::new(list)), filter, ..self.memtable }
     }
 
     /// The filter of the entries, of at least so many bytes.

@@ -28,6 +28,7 @@
 
 mod cursor;
 mod reader;
+mod rotation;
 mod segment;
 mod writer;
 

@@ -66,61 +66,56 @@ const WRITE_OUT_BYTES: usize = 4 << 20;
 const SYNC_AHEAD_BYTES: u64 = 8 << 20;
 /// The same where a segment is nearly full: its last bytes are synced while writers wait for the next one.
 const SYNC_AHEAD_OF_END_BYTES: u64 = 1 << 20;
-/// Purged files kept to become segments again.
-const SPARES_MAX: usize = 1;
-/// How much larger than the one before it a segment is, until they have their full size: with 2, a fill of 80 MB was 10 %
-/// slower for the segments it began.
-const GROWTH: u64 = 4;
 /// A log that is waited for so often in a segment gets its next one filled with zeros, or one that was written before: its
 /// syncs have no new blocks to note. For others that would only take room and double what is written.
 const SYNCED_OFTEN: u64 = 32;
 
-struct State {
-    file: Arc<dyn File>,
-    number: u64,
-    tag: u32,
-    capacity: u64,
+pub(super) struct State {
+    pub(super) file: Arc<dyn File>,
+    pub(super) number: u64,
+    pub(super) tag: u32,
+    pub(super) capacity: u64,
     /// Appended and not yet written; starts at `written` in the file.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     /// A second buffer, so that a group can gather while the other is written.
-    empty: Vec<u8>,
-    written: u64,
-    end: u64,
-    durable: Position,
-    last_crc: u32,
-    last_seq: u64,
+    pub(super) empty: Vec<u8>,
+    pub(super) written: u64,
+    pub(super) end: u64,
+    pub(super) durable: Position,
+    pub(super) last_crc: u32,
+    pub(super) last_seq: u64,
     /// Whether nothing was appended since the last vouching record.
-    vouched: bool,
+    pub(super) vouched: bool,
     /// Whether somebody writes to the file.
-    writing: bool,
+    pub(super) writing: bool,
     /// Whether somebody syncs it.
-    syncing: bool,
+    pub(super) syncing: bool,
     /// How often somebody has waited for a sync of the segment, and of the one before it.
-    waits: u64,
-    waits_before: u64,
-    poison: Option<Error>,
+    pub(super) waits: u64,
+    pub(super) waits_before: u64,
+    pub(super) poison: Option<Error>,
     /// Number and first seq of every segment, ascending; the last is being written.
-    segments: Vec<(u64, u64)>,
+    pub(super) segments: Vec<(u64, u64)>,
     /// Files ready to become segments: name and length.
-    spares: Vec<(String, u64)>,
-    next_spare: u64,
+    pub(super) spares: Vec<(String, u64)>,
+    pub(super) next_spare: u64,
     /// Whether it takes no more, being sealed or about to be.
-    sealed: bool,
+    pub(super) sealed: bool,
     /// Whether the next segment is to be a small one.
-    rests: bool,
+    pub(super) rests: bool,
 }
 
 /// A log open for appending. All methods may be called from any thread.
 pub struct Log {
-    vfs: Arc<dyn Vfs>,
-    options: LogOptions,
-    state: Mutex<State>,
+    pub(super) vfs: Arc<dyn Vfs>,
+    pub(super) options: LogOptions,
+    pub(super) state: Mutex<State>,
     /// Held by who lets go of segments, or two would let go of the same.
-    purging: Mutex<()>,
+    pub(super) purging: Mutex<()>,
     /// Rung when a write has ended.
-    written: Condvar,
+    pub(super) written: Condvar,
     /// Rung when a sync has ended.
-    synced: Condvar,
+    pub(super) synced: Condvar,
     /// Whether so much is unsynced that somebody should sync ahead.
     sync_due: AtomicBool,
     syncs: AtomicU64,
@@ -323,11 +318,6 @@ impl Log {
         }
     }
 
-    /// Number and first seq of every segment, ascending; the last is being written.
-    pub fn segments(&self) -> Vec<(u64, u64)> {
-        self.state.lock().segments.clone()
-    }
-
     /// Where the durable part ends.
     pub fn durable(&self) -> Position {
         self.state.lock().durable
@@ -371,121 +361,6 @@ impl Log {
         sealed().inspect_err(|_| self.state.lock().sealed = false)
     }
 
-    /// When nobody writes: if all records have a seq of at most `seq`, and may go, the log becomes as small as after an opening.
-    /// For a background thread.
-    pub fn rest(&self, seq: u64) -> Result<()> {
-        if !self.may_rest(seq) {
-            return Ok(());
-        }
-        let mut state = self.state.lock();
-        let first_seq = state.last_seq + 1;
-        let spares = std::mem::take(&mut state.spares);
-        state.rests = true;
-        let rotated = self.rotate(state, first_seq, 0).map(drop);
-        self.state.lock().rests = false;
-        rotated?;
-        for (name, _) in spares {
-            let path = self.options.dir.join(name);
-            self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-        }
-        self.purge(seq)
-    }
-
-    /// Whether [`Log::rest`] has something to do.
-    pub fn may_rest(&self, seq: u64) -> bool {
-        let state = self.state.lock();
-        let takes_room = state.capacity > self.options.first_segment_bytes || !state.spares.is_empty();
-        takes_room && state.last_seq <= seq && state.poison.is_none() && !state.sealed
-    }
-
-    /// Lets go of segments whose records all have a seq of at most `seq`: recycled or removed, one by one, so that a power
-    /// cut leaves no gap in the numbers.
-    pub fn purge(&self, seq: u64) -> Result<()> {
-        let _one_at_a_time = self.purging.lock();
-        loop {
-            let (number, wants_spare, spare) = {
-                let mut state = self.state.lock();
-                if state.segments.len() < 2 || state.segments[1].1 > seq.saturating_add(1) {
-                    return Ok(());
-                }
-                state.next_spare += 1;
-                let spare = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
-                let wants_spare =
-                    self.recycles() && state.is_synced_often() && state.spares.len() < SPARES_MAX;
-                (state.segments[0].0, wants_spare, spare)
-            };
-            let path = self.options.dir.join(segment_name(number, self.options.extension));
-            let len = if wants_spare {
-                let file = self.vfs.open(&path, Mode::Read).map_err(|e| Error::io("open", &path, e))?;
-                file.len().map_err(|e| Error::io("measure", &path, e))?
-            } else {
-                0
-            };
-            // The first segment after an opening is a small one.
-            let spare = if len >= self.options.segment_bytes {
-                let to = self.options.dir.join(&spare);
-                self.vfs.rename(&path, &to).map_err(|e| Error::io("rename", &path, e))?;
-                Some((spare, len))
-            } else {
-                self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-                None
-            };
-            self.sync_dir()?;
-            let mut state = self.state.lock();
-            state.segments.remove(0);
-            state.spares.extend(spare);
-        }
-    }
-
-    /// Makes a file that can become the next segment, if [`Log::wants_spare`]. For a background thread: the write path then
-    /// does not wait for it. It is filled with zeros if the log is synced often.
-    pub fn prepare_spare(&self) -> Result<()> {
-        let (name, len, fills) = {
-            let mut state = self.state.lock();
-            state.check()?;
-            if !self.lacks_spare(&state) {
-                return Ok(());
-            }
-            state.next_spare += 1;
-            let name = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
-            (name, self.next_bytes(&state), state.is_synced_often())
-        };
-        let path = self.options.dir.join(&name);
-        let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-        let made = if fills { file.fill(0, len) } else { file.allocate(len) };
-        if let Err(error) = made {
-            let _ = self.vfs.remove(&path); // or the next opening does
-            return Err(Error::io("fill", &path, error));
-        }
-        file.sync().map_err(|e| sync_failed(&path, &e.0))?;
-        {
-            let mut state = self.state.lock();
-            // Another segment may have begun meanwhile, after which the next is to be larger.
-            if len >= self.next_bytes(&state) {
-                state.spares.push((name, len));
-                return Ok(());
-            }
-        }
-        self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))
-    }
-
-    /// Bytes of the segment after the present one.
-    fn next_bytes(&self, state: &State) -> u64 {
-        if state.rests {
-            // One more than after an opening until segments have their size; who rests may not come back.
-            return self.options.first_segment_bytes / GROWTH;
-        }
-        state.capacity.saturating_mul(GROWTH).min(self.options.segment_bytes)
-    }
-
-    /// Whether the present segment is so full that the next should be there, and it is not. Until then one that is purged may
-    /// be had for nothing; and filling one takes longer than taking its room.
-    fn lacks_spare(&self, state: &State) -> bool {
-        let next = self.next_bytes(state);
-        let enough = if state.is_synced_often() { state.capacity / 2 } else { state.capacity / 4 * 3 };
-        state.end > enough && !state.spares.iter().any(|(_, len)| *len >= next)
-    }
-
     pub(super) fn dir(&self) -> &Path {
         &self.options.dir
     }
@@ -498,17 +373,6 @@ impl Log {
         &*self.vfs
     }
 
-    /// Bytes of a segment.
-    pub(crate) fn segment_bytes(&self) -> u64 {
-        self.options.segment_bytes
-    }
-
-    /// Whether [`Log::prepare_spare`] has something to do.
-    pub fn wants_spare(&self) -> bool {
-        let state = self.state.lock();
-        state.poison.is_none() && !state.sealed && self.lacks_spare(&state)
-    }
-
     /// Counters since the log was opened.
     pub fn stats(&self) -> LogStats {
         LogStats {
@@ -518,14 +382,6 @@ impl Log {
             rotations: self.rotations.load(Ordering::Relaxed),
             rotating: Duration::from_micros(self.rotating_micros.load(Ordering::Relaxed)),
         }
-    }
-
-    fn sync_dir(&self) -> Result<()> {
-        self.vfs.sync_dir(&self.options.dir).map_err(|e| sync_failed(&self.options.dir, &e.0))
-    }
-
-    fn recycles(&self) -> bool {
-        self.options.segment_bytes > self.options.first_segment_bytes
     }
 
     /// Writes all that was appended, with the lock released meanwhile. The caller has seen `writing` unset. Nothing once a
@@ -562,7 +418,7 @@ impl Log {
     }
 
     /// Writes and syncs all that was appended, with the lock released meanwhile. The caller has seen `syncing` unset.
-    fn sync_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub(super) fn sync_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         debug_assert!(!state.syncing);
         state.syncing = true;
         while state.writing {
@@ -585,103 +441,13 @@ impl Log {
         state
     }
 
-    fn path(&self, number: u64) -> PathBuf {
+    pub(super) fn path(&self, number: u64) -> PathBuf {
         self.options.dir.join(segment_name(number, self.options.extension))
-    }
-
-    /// Starts the next segment: all of the present one is made durable first, then the new header, then the name.
-    fn rotate<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        seq: u64,
-        need: u64,
-    ) -> Result<MutexGuard<'a, State>> {
-        let full = state.number;
-        loop {
-            state.check()?;
-            if state.number != full {
-                return Ok(state); // somebody else did it
-            }
-            if state.syncing {
-                self.synced.wait(&mut state);
-            } else if state.writing {
-                self.written.wait(&mut state);
-            } else if state.durable != (Position { segment: full, offset: state.end }) {
-                state = self.sync_all(state);
-            } else {
-                break;
-            }
-        }
-        match self.next_segment(&mut state, seq, need) {
-            Ok(()) => Ok(state),
-            // The present segment is whole and durable, and there is no other: nothing has happened.
-            Err(error) if error.is_disk_full() => Err(error),
-            Err(error) => {
-                state.poison = Some(error.clone());
-                self.written.notify_all();
-                self.synced.notify_all();
-                Err(error)
-            }
-        }
-    }
-
-    fn next_segment(&self, state: &mut State, seq: u64, need: u64) -> Result<()> {
-        let number = state.number + 1;
-        let tag = (self.options.random)() as u32;
-        let header = Header {
-            tag,
-            number,
-            first_seq: seq,
-            uuid: self.options.uuid.unwrap_or_default(),
-            previous_len: state.end,
-            previous_crc: state.last_crc,
-        };
-        let (temporary, file, len) = match state.spares.pop() {
-            Some((name, len)) => {
-                let path = self.options.dir.join(name);
-                let file = self.vfs.open(&path, Mode::Write).map_err(|e| Error::io("open", &path, e))?;
-                (path, file, len)
-            }
-            None => {
-                let path = self.options.dir.join(format!("{number:010}.{}-new", self.options.extension));
-                let file = self.vfs.open(&path, Mode::Create).map_err(|e| Error::io("create", &path, e))?;
-                (path, file, 0)
-            }
-        };
-        let capacity = if len > 0 { len } else { self.next_bytes(state) }.max(HEADER_BYTES as u64 + need);
-        if capacity > len {
-            if let Err(error) = file.allocate(capacity) {
-                let _ = self.vfs.remove(&temporary); // or the next opening does
-                return Err(Error::io("allocate", &temporary, error));
-            }
-        }
-        let path = self.options.dir.join(segment_name(number, self.options.extension));
-        let named = || {
-            file.write_at(&header.encode(), 0).map_err(|e| Error::io("write", &temporary, e))?;
-            file.sync().map_err(|e| sync_failed(&temporary, &e.0))?;
-            self.vfs.rename(&temporary, &path).map_err(|e| Error::io("rename", &temporary, e))
-        };
-        if let Err(error) = named() {
-            let _ = self.vfs.remove(&temporary); // or the next opening does
-            return Err(error);
-        }
-        self.sync_dir()?;
-        state.file = file;
-        state.number = number;
-        state.tag = tag;
-        state.capacity = capacity;
-        state.written = HEADER_BYTES as u64;
-        state.end = HEADER_BYTES as u64;
-        state.durable = Position { segment: number, offset: HEADER_BYTES as u64 };
-        state.last_crc = 0;
-        state.waits_before = std::mem::take(&mut state.waits);
-        state.segments.push((number, seq));
-        Ok(())
     }
 }
 
 impl State {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match &self.poison {
             Some(error) => Err(error.clone()),
             None => Ok(()),
@@ -689,7 +455,7 @@ impl State {
     }
 
     /// Whether what is written is mostly waited for.
-    fn is_synced_often(&self) -> bool {
+    pub(super) fn is_synced_often(&self) -> bool {
         self.waits.max(self.waits_before) >= SYNCED_OFTEN
     }
 

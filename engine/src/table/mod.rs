@@ -25,6 +25,7 @@ pub(crate) mod ahead;
 pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod cache;
+pub(crate) mod cursor;
 pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod reader;

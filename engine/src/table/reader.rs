@@ -10,22 +10,22 @@ use crate::key::{Entry, Op, Seq};
 use crate::slice::Found;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::table::ahead::Ahead;
 use crate::table::block::{BadBlock, Block, BlockCursor};
 use crate::table::builder::{Properties, TableMeta, split_partition};
 use crate::table::cache::{BlockCache, Cached, Partition};
+use crate::table::cursor::TableCursor;
 use crate::table::filter::Filter;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
 use crate::vfs::{File, Mode, Vfs};
 
 /// The parts of a table that are read once and kept.
-struct Opened {
-    file: Arc<dyn File>,
-    top: Arc<Block>,
+pub(super) struct Opened {
+    pub(super) file: Arc<dyn File>,
+    pub(super) top: Arc<Block>,
     /// Where blocks end and the top index begins.
-    blocks_end: u64,
+    pub(super) blocks_end: u64,
     /// Where the partitions lie.
-    handles: Vec<Handle>,
+    pub(super) handles: Vec<Handle>,
     /// Partitions that this table holds itself, in the order of the top index; empty unless it is pinned.
     pinned: Vec<OnceLock<Arc<Partition>>>,
 }
@@ -42,7 +42,7 @@ pub(crate) enum Reach {
 /// A live table at its place in the tree. Its file is opened at first use.
 pub(crate) struct Table {
     pub(crate) meta: TableMeta,
-    life: Arc<Life>,
+    pub(super) life: Arc<Life>,
     cache: Arc<BlockCache>,
     opening: Mutex<()>,
     opened: OnceLock<Opened>,
@@ -60,8 +60,8 @@ impl Drop for Table {
 }
 
 /// A table's file, removed with the last reader of any of its places once it is obsolete.
-struct Life {
-    path: PathBuf,
+pub(super) struct Life {
+    pub(super) path: PathBuf,
     vfs: Arc<dyn Vfs>,
     obsolete: AtomicBool,
 }
@@ -76,7 +76,7 @@ impl Drop for Life {
 }
 
 /// A partition, held by the table or by who reads it.
-enum Held<'a> {
+pub(super) enum Held<'a> {
     Pinned(&'a Partition),
     Loaded(Arc<Partition>),
 }
@@ -151,11 +151,11 @@ impl Table {
         self.life.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
-    fn corrupt(&self, offset: u64, reason: impl Into<String>) -> Error {
+    pub(super) fn corrupt(&self, offset: u64, reason: impl Into<String>) -> Error {
         Error::corrupt(self.name(), offset, reason)
     }
 
-    fn opened(&self, reach: Reach) -> Result<&Opened> {
+    pub(super) fn opened(&self, reach: Reach) -> Result<&Opened> {
         if let Some(opened) = self.opened.get() {
             return Ok(opened);
         }
@@ -211,7 +211,7 @@ impl Table {
         Ok(Opened { file, top, blocks_end, handles, pinned })
     }
 
-    fn unpack(&self, bytes: &[u8], handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
+    pub(super) fn unpack(&self, bytes: &[u8], handle: Handle, kind: BlockKind) -> Result<Vec<u8>> {
         footer::open(bytes, kind, self.meta.uid, handle.offset)
             .map_err(|reason| self.corrupt(handle.offset, reason))
     }
@@ -223,7 +223,7 @@ impl Table {
     }
 
     /// Where an index at `at` points to, which is before `blocks_end`.
-    fn handle(&self, blocks_end: u64, value: &[u8], at: u64) -> Result<Handle> {
+    pub(super) fn handle(&self, blocks_end: u64, value: &[u8], at: u64) -> Result<Handle> {
         let handle = Handle::decode(value).ok_or_else(|| self.corrupt(at, "malformed index entry"))?;
         match handle.end(blocks_end) {
             Some(_) => Ok(handle),
@@ -244,7 +244,13 @@ impl Table {
     }
 
     /// The partition with this number.
-    fn partition<'a>(&self, opened: &'a Opened, number: usize, reach: Reach, keep: bool) -> Result<Held<'a>> {
+    pub(super) fn partition<'a>(
+        &self,
+        opened: &'a Opened,
+        number: usize,
+        reach: Reach,
+        keep: bool,
+    ) -> Result<Held<'a>> {
         self.counted_partition(opened, number, reach, keep, &|| {})
     }
 
@@ -302,7 +308,7 @@ impl Table {
         }
     }
 
-    fn data(
+    pub(super) fn data(
         &self,
         handle: Handle,
         reach: Reach,
@@ -501,180 +507,5 @@ fn or_damage<T>(result: Result<T>, from: &[u8], to: &[u8], damage: &mut Vec<Dama
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// Walks a table, held as `T`.
-pub(crate) struct TableCursor<T> {
-    table: T,
-    /// Number of the partition that it is in; as many as there are when it is in none.
-    partition: usize,
-    /// The index of that partition, and the number of the entry that it is in.
-    index: Option<Arc<Block>>,
-    number: usize,
-    data: Option<BlockCursor>,
-    data_offset: u64,
-    keep: bool,
-    ahead: Ahead,
-}
-
-/// A place to go to.
-#[derive(Clone, Copy)]
-enum Place<'a> {
-    First,
-    Last,
-    /// The first entry of at least this key.
-    At(&'a [u8]),
-    /// The last entry below this key.
-    Before(&'a [u8]),
-}
-
-fn go(cursor: &mut BlockCursor, place: Place<'_>) -> std::result::Result<(), BadBlock> {
-    match place {
-        Place::First => cursor.seek_first(),
-        Place::Last => cursor.seek_last(),
-        Place::At(key) => cursor.seek(key),
-        Place::Before(key) => cursor.seek_before(key),
-    }
-}
-
-/// In an index the entry wanted is the first whose separator is at least the key; past all of them, the last for who looks
-/// backward.
-fn find(index: &Block, place: Place<'_>) -> std::result::Result<usize, BadBlock> {
-    let last = index.entries().saturating_sub(1);
-    match place {
-        Place::First => Ok(0),
-        Place::Last => Ok(last),
-        Place::At(key) => index.number_from(key),
-        Place::Before(key) => Ok(index.number_from(key)?.min(last)),
-    }
-}
-
-impl<T: std::ops::Deref<Target = Table>> TableCursor<T> {
-    fn new(table: T, keep: bool) -> TableCursor<T> {
-        TableCursor {
-            table,
-            partition: usize::MAX,
-            index: None,
-            number: 0,
-            data: None,
-            data_offset: 0,
-            keep,
-            ahead: Ahead::new(keep),
-        }
-    }
-
-    fn place(&mut self, place: Place<'_>) -> Result<()> {
-        (self.index, self.data) = (None, None);
-        let opened = self.table.opened(Reach::Disk)?;
-        let found = find(&opened.top, place);
-        self.partition = found.map_err(|_| self.table.corrupt(opened.blocks_end, "malformed top index"))?;
-        self.enter_partition(place)
-    }
-
-    /// Goes to a place in its partition, or beside it.
-    fn enter_partition(&mut self, place: Place<'_>) -> Result<()> {
-        (self.index, self.data) = (None, None);
-        let opened = self.table.opened(Reach::Disk)?;
-        let Some(handle) = opened.handles.get(self.partition) else { return Ok(()) };
-        let index = self.table.partition(opened, self.partition, Reach::Disk, self.keep)?.index.clone();
-        let found = find(&index, place);
-        self.number = found.map_err(|_| self.table.corrupt(handle.offset, "malformed index"))?;
-        self.index = Some(index);
-        self.enter_block(place)
-    }
-
-    /// Goes to a place in the block that its index entry names, or beside it.
-    fn enter_block(&mut self, place: Place<'_>) -> Result<()> {
-        self.data = None;
-        let opened = self.table.opened(Reach::Disk)?;
-        let index_offset = opened.handles.get(self.partition).map_or(0, |handle| handle.offset);
-        let Some(index) = self.index.as_ref().filter(|index| self.number < index.entries()) else {
-            return Ok(());
-        };
-        let value = index.value_of(self.number);
-        let value = value.map_err(|_| self.table.corrupt(index_offset, "malformed index"))?;
-        let handle = self.table.handle(opened.blocks_end, value, index_offset)?;
-        let (table, ahead) = (&*self.table, &mut self.ahead);
-        let read = || {
-            let bytes = ahead.read(&*opened.file, handle, opened.blocks_end);
-            let bytes = bytes.map_err(|e| Error::io("read", &table.life.path, e))?;
-            table.unpack(bytes, handle, BlockKind::Data)
-        };
-        let mut data = BlockCursor::new(table.data(handle, Reach::Disk, self.keep, read)?);
-        self.data_offset = handle.offset;
-        go(&mut data, place).map_err(|_| self.table.corrupt(handle.offset, "malformed block"))?;
-        let stands = data.entry().is_some();
-        self.data = Some(data);
-        match place {
-            _ if stands => Ok(()),
-            // A separator may lie beyond the last key of its block, and before the first of the next.
-            Place::At(_) => self.next_block(),
-            Place::Before(_) => self.prev_block(),
-            Place::First | Place::Last => Ok(()),
-        }
-    }
-
-    fn next_block(&mut self) -> Result<()> {
-        self.number += 1;
-        if self.index.as_ref().is_some_and(|index| self.number < index.entries()) {
-            return self.enter_block(Place::First);
-        }
-        self.partition = self.partition.saturating_add(1);
-        self.enter_partition(Place::First)
-    }
-
-    fn prev_block(&mut self) -> Result<()> {
-        if let Some(before) = self.number.checked_sub(1).filter(|_| self.index.is_some()) {
-            self.number = before;
-            return self.enter_block(Place::Last);
-        }
-        self.partition = self.partition.checked_sub(1).unwrap_or(usize::MAX);
-        self.enter_partition(Place::Last)
-    }
-
-    fn step(&mut self, step: Step) -> Result<bool> {
-        let Some(data) = &mut self.data else { return Ok(true) };
-        let moved = step(data);
-        let stands = data.entry().is_some();
-        moved.map_err(|_| self.table.corrupt(self.data_offset, "malformed block"))?;
-        Ok(stands)
-    }
-}
-
-type Step = fn(&mut BlockCursor) -> std::result::Result<(), BadBlock>;
-
-impl<T: std::ops::Deref<Target = Table>> Cursor for TableCursor<T> {
-    fn seek_first(&mut self) -> Result<()> {
-        self.place(Place::First)
-    }
-
-    fn seek_last(&mut self) -> Result<()> {
-        self.place(Place::Last)
-    }
-
-    fn seek(&mut self, key: &[u8]) -> Result<()> {
-        self.place(Place::At(key))
-    }
-
-    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        self.place(Place::Before(key))
-    }
-
-    fn next(&mut self) -> Result<()> {
-        if self.step(BlockCursor::next)? { Ok(()) } else { self.next_block() }
-    }
-
-    fn prev(&mut self) -> Result<()> {
-        if self.step(BlockCursor::prev)? { Ok(()) } else { self.prev_block() }
-    }
-
-    fn entry(&self) -> Option<Entry<'_>> {
-        let entry = self.data.as_ref()?.entry()?;
-        Some(Entry { seq: self.table.meta.seq_base + entry.seq, ..entry })
-    }
-
-    fn out_of_order(&self) -> Error {
-        self.table.corrupt(self.data_offset, "keys do not ascend")
     }
 }

@@ -19,9 +19,10 @@ use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Found;
 use crate::table::builder::{TableOptions, Times};
+use crate::table::cursor::TableCursor;
 use crate::table::filter::FilterKind;
 use crate::table::footer::Codec;
-use crate::table::reader::{Reach, Table, TableCursor};
+use crate::table::reader::{Reach, Table};
 
 /// How many slots there are.
 pub(crate) const SLOTS: usize = 16;

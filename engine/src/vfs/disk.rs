@@ -46,7 +46,7 @@ const WINDOW_BYTES: u64 = 256 << 10;
 const WINDOW_ALIGN: u64 = 64 << 10;
 /// Longer pieces are written as quickly by a call.
 #[cfg(target_os = "linux")]
-const SMALL_BYTES: usize = 2 << 10;
+const SMALL_BYTES: usize = 512;
 
 impl DiskFile {
     fn new(file: fs::File) -> DiskFile {
