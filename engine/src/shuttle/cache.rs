@@ -64,7 +64,7 @@ fn look_up(cache: &Arc<BlockCache>, fails: bool) -> usize {
                         }
                         Err(error) => panic!("{error}"),
                     }
-                    if let Some(cached) = cache.peek(1, offset) {
+                    if let Some(cached) = cache.peek(1, offset, true) {
                         assert_eq!(offset_of(&cached), offset);
                     }
                 }
