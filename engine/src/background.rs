@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::compaction::job;
 use crate::compaction::plan::{Claim, Input, Job, Limits, Reason};
+use crate::compaction::upkeep;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::flush;
@@ -242,7 +243,8 @@ impl Background {
     }
 
     fn limits<'a>(&'a self, work: &Work, claims: &'a [Claim], room: u64) -> Limits<'a> {
-        Limits { claims, room, options: &self.shared.options, turn: work.last_claim }
+        let collect = upkeep::blobs_to_collect(&self.shared.view.load().version);
+        Limits { claims, room, options: &self.shared.options, collect, turn: work.last_claim }
     }
 
     /// As `pick`, if so many bytes of the disk were free.
@@ -256,7 +258,8 @@ impl Background {
             if self.limits(work, &work.claims, room.saturating_add(progress.bytes())).allow(&job) {
                 return Some(job);
             }
-            claims.push(job.claim(0, shared.options.table_bytes));
+            // It keeps others away from its tables; room is kept for it when it is at work.
+            claims.push(job.claim(0, &self.limits(work, &work.claims, room)).without_room());
         }
         shared.picker.pick(&version, shared.options.now_ms(), &self.limits(work, &claims, room))
     }
@@ -281,7 +284,8 @@ impl Background {
             let Some(job) = pick(self, &work) else { return Ok(false) };
             work.last_claim += 1;
             let id = work.last_claim;
-            work.claims.push(job.claim(id, table_bytes));
+            let claim = job.claim(id, &self.limits(&work, &work.claims, u64::MAX));
+            work.claims.push(claim);
             (job, id)
         };
         let pace = Cell::new(Pace { since: Instant::now(), seen: self.shared.counters.asked() });
@@ -297,7 +301,10 @@ impl Background {
                 other => other,
             }
         };
-        let result = job.parts(table_bytes).iter().enumerate().try_for_each(run);
+        // What was begun before goes on as it was.
+        let is_resumed = self.shared.progress_of(&job).is_some();
+        let parts = if is_resumed { vec![job.clone()] } else { job.parts(table_bytes) };
+        let result = parts.iter().enumerate().try_for_each(run);
         let mut work = self.shared.work.lock();
         work.claims.retain(|claim| claim.id != id);
         self.shared.bell.notify_all();
@@ -321,9 +328,9 @@ impl Background {
                 if !step(&table.name(), table.meta.len + table.meta.blob_bytes()) {
                     return Ok(found);
                 }
-                let damage = version.verify(table)?;
-                // A value that cannot be read is named by whoever reads it, and no other is hit.
-                for error in damage.values.into_values() {
+                let damage = version.verify(table);
+                // Who reads it meets the same, and names it: a value, or what the disk does not give.
+                for error in damage.values.into_values().chain(damage.unread) {
                     self.shared.options.tell(&Event::Damaged(error.clone()));
                     found.push(error);
                 }
@@ -342,12 +349,9 @@ impl Background {
             if !step(&crate::attachment::name(attachment.meta.number), attachment.meta.len) {
                 return Ok(found);
             }
-            match attachment.verify() {
-                Err(error @ Error::Corrupt { .. }) => {
-                    self.shared.options.tell(&Event::Damaged(error.clone()));
-                    found.push(error);
-                }
-                verified => verified?,
+            if let Err(error) = attachment.verify() {
+                self.shared.options.tell(&Event::Damaged(error.clone()));
+                found.push(error);
             }
         }
         Ok(found)
@@ -361,7 +365,8 @@ impl Background {
         }
         work.last_claim += 1;
         let id = work.last_claim;
-        work.claims.push(job.claim(id, self.shared.options.table_bytes));
+        let claim = job.claim(id, &self.limits(&work, &work.claims, u64::MAX));
+        work.claims.push(claim);
         id
     }
 

@@ -134,8 +134,8 @@ const PARTS_MAX: usize = 8;
 fn splits(shared: &Shared, version: &Version, edit: &mut Edit) -> Vec<Vec<u8>> {
     let options = &shared.options;
     // A part is no smaller than an eighth of a table of the levels below.
-    let parts =
-        (8 * options.memtable_bytes as u64 / options.table_bytes.max(1)).min(PARTS_MAX as u64) as usize;
+    let parts = ((options.memtable_bytes as u64).saturating_mul(8) / options.table_bytes.max(1))
+        .min(PARTS_MAX as u64) as usize;
     let Some(splits) = shared.picker.splits(version, parts) else { return version.splits.clone() };
     if splits != version.splits {
         edit.splits = Some(splits.clone());

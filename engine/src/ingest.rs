@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::batch::{KEY_BYTES_MAX, VALUE_BYTES_MAX, check_len};
 use crate::blob::NO_BLOBS;
+use crate::compaction::picker::Picker;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inspect::printable;
@@ -91,8 +92,12 @@ impl<'e> Ingestion<'e> {
     }
 }
 
-/// Puts new tables, which are newer than all others and do not overlap each other, as deep as nothing is in their way.
-pub(crate) fn place(version: &Version, edit: &mut Edit) {
+/// Puts new tables, which are newer than all others and do not overlap each other, as deep as nothing is in their way; into
+/// level 0 if the strategy keeps tables in the order in which they came.
+pub(crate) fn place(version: &Version, picker: &dyn Picker, edit: &mut Edit) {
+    if picker.keeps_order() {
+        return; // they are there already
+    }
     let deepest = (1..SLOTS).rev().find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
     for (slot, meta) in &mut edit.add {
         let is_free = |slot: &usize| {

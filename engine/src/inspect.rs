@@ -57,6 +57,10 @@ fn edit_text(edit: &Edit) -> String {
     parts.extend(edit.durable_seq.map(|seq| format!("durable seq {seq}")));
     parts.extend(edit.floor.map(|seq| format!("floor {seq}")));
     parts.extend(edit.next_file.map(|number| format!("next file {number}")));
+    parts.extend(edit.splits.iter().filter(|splits| !splits.is_empty()).map(|splits| {
+        let keys: Vec<String> = splits.iter().map(|key| printable(key)).collect();
+        format!("flushes are cut at {}", keys.join(" "))
+    }));
     parts.extend(edit.log.map(|log| format!("log durable to {}:{}", log.segment, log.offset)));
     parts.extend(edit.add.iter().map(|(level, meta)| {
         let (smallest, largest) = (printable(&meta.smallest), printable(&meta.largest));
@@ -95,6 +99,17 @@ fn edit_text(edit: &Edit) -> String {
 fn progress_text(progress: &Progress) -> String {
     let (next, bytes) = (printable(&progress.next_key), progress.bytes());
     format!("compaction of table {} up to {next}, {bytes} bytes written", progress.id())
+}
+
+/// When its entries were flushed and go, and which blob files they point into, as far as there is anything to say.
+fn times_and_blobs(stated: &Properties, out: &mut dyn Write) -> io::Result<()> {
+    if stated.expiring > 0 {
+        writeln!(out, "the last that expires goes at {} ms", stated.expiry_max)?;
+    }
+    for (file, bytes) in &stated.blobs {
+        writeln!(out, "{bytes} bytes of values in the blob file {file:016x}")?;
+    }
+    writeln!(out, "flushed from {} to {} ms since 1970", stated.oldest_ms, stated.written_ms)
 }
 
 /// What is live as text: a line for each table, range delete and attachment.
@@ -160,7 +175,8 @@ pub fn table(name: &str, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
             stated.max_seq,
             printable(&stated.smallest),
             printable(&stated.largest)
-        )?,
+        )
+        .and_then(|()| times_and_blobs(&stated, out))?,
         Ok(None) => writeln!(out, "DAMAGE: malformed properties at {}", footer.properties.offset)?,
         Err(reason) => writeln!(out, "DAMAGE: properties at {}: {reason}", footer.properties.offset)?,
     }

@@ -51,7 +51,7 @@ impl Shared {
         let before = self.view.load().version.clone();
         match how {
             How::Compaction(_) if !fits(&edit, &before) => return Ok(false),
-            How::Ingest(_) => ingest::place(&before, &mut edit),
+            How::Ingest(_) => ingest::place(&before, &*self.picker, &mut edit),
             How::Install => {
                 edit.remove = before.slots.iter().flatten().map(|table| table.meta.number).collect();
                 edit.attachments.detach = before.attachments.keys().copied().collect();

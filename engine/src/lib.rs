@@ -32,10 +32,10 @@
 //!
 //! # The map, in reading order
 //!
-//! [`key`] and [`batch`] are what is written; [`log`] makes it durable; `memtable` holds the newest; `table` is a file
-//! of sorted entries, `blob` one of long values; `version` says which files are live; `state` holds all of it as one value;
-//! `commit`, [`snapshot`], [`scan`], `flush`, `compaction`, `background` and `recovery` stand on that side by side, as do
-//! `checkpoint`, [`file_set`], [`ingest`] and [`quarantine`]; [`vfs`] is the disk beneath.
+//! [`key`] and [`batch`] are what is written; [`log`] makes it durable; `memtable` holds the newest, which
+//! `hash_index` finds; `table` is a file of sorted entries, `blob` one of long values; `version` says which files are live;
+//! `state` holds all of it as one value; `commit`, [`snapshot`], [`scan`], `flush`, `compaction`, `background` and `recovery`
+//! stand on that side by side, as do `checkpoint`, [`file_set`], [`ingest`] and [`quarantine`]; [`vfs`] is the disk beneath.
 #![deny(unsafe_code)] // one file maps memory: vfs/mapping.rs
 
 pub mod attachment;

@@ -317,8 +317,8 @@ impl Memtable {
     }
 }
 
-/// The entries of one large batch, or of all that a log holds, gathered to be sorted at once: that takes a third of the time
-/// of inserting them one by one.
+/// The entries of one large batch, or of all that a log holds, gathered to be sorted at once: that takes less than half of the
+/// time of inserting them one by one (99 ms against 235 for a batch of 100,000 rows of 416 B).
 pub(crate) struct Gathered {
     memtable: Memtable,
     entries: Vec<Version>,

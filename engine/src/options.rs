@@ -83,7 +83,8 @@ pub struct Options {
     pub level0_tables: usize,
     /// Tables over one another in level 0 at which writers wait. Default 20.
     pub level0_stop: usize,
-    /// Size in bytes of a log segment; the first ones after opening are smaller, from 4 MiB. Default 64 MiB.
+    /// Size in bytes of a log segment; the first ones after opening are smaller, from 4 MiB, and after a rest from 1 MiB. Default
+    /// 64 MiB.
     pub segment_bytes: u64,
     /// Bytes of compaction that is due at which writers wait. Default 64 GiB.
     pub debt_stop_bytes: u64,

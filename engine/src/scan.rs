@@ -198,7 +198,7 @@ impl<'a> Scan<'a> {
     /// the last key whose newer version has decided that it is not a row.
     fn settle_forward(&mut self, mut hiding: bool) -> Result<bool> {
         let (mut steps, mut jumped) = (0, false);
-        self.passed = 0;
+        (self.passed, self.too_new_count) = (0, 0);
         while let Some(entry) = self.merged.entry() {
             if !self.within_end(entry.key) {
                 break;
@@ -349,6 +349,7 @@ impl<'a> Scan<'a> {
                             self.merged.seek_before(&self.key)?;
                         }
                     }
+                    Ordering::Greater if steps > STEPS_MAX + 1 => return Err(self.merged.out_of_order()),
                     Ordering::Greater => self.merged.seek_before(&self.key)?,
                     Ordering::Less => self.merged.prev()?,
                 }

@@ -183,8 +183,9 @@ pub struct Stats {
     pub blob_bytes_used: u64,
     /// Ranges of keys that damage has made unreadable.
     pub quarantines: u64,
-    /// Bytes of tables and blob files that hold what lives, estimated from below: tables count that lie over no older one, and
-    /// values that tables point to (as RocksDB's `estimate-live-data-size`).
+    /// Bytes of tables and blob files that hold what lives, estimated: tables count that lie over no older one, and
+    /// values that tables point to (as RocksDB's `estimate-live-data-size`). Less than that lives where those are old
+    /// versions, more where newer tables hold new keys.
     pub live_bytes: u64,
     /// Look-ups by key.
     pub gets: u64,
@@ -230,7 +231,7 @@ impl Stats {
         self.get_reads as f64 / self.gets.max(1) as f64
     }
 
-    /// Of the look-ups in tables that do not hold the key, the part that the filter let pass.
+    /// Of the look-ups in tables that do not hold the key, the part that the filter let pass: all, where there are no filters.
     pub fn filter_false_rate(&self) -> f64 {
         self.filter_false as f64 / (self.filter_false + self.filter_stopped).max(1) as f64
     }

@@ -8,7 +8,10 @@ mod engine;
 use std::path::Path;
 
 use arbitrary::{Arbitrary, Unstructured};
-use engine::{engine_ops, manifest_replay, table_open_scan, wal_recover};
+use engine::{engine_ops, forge, manifest_replay, table_open_scan, wal_recover};
+use lumen_engine::inspect;
+use lumen_engine::log::Kind;
+use lumen_engine::vfs::memory::Memory;
 
 /// Calls `run` with every input of a target.
 fn replay<T>(target: &str, run: impl Fn(&[u8]) -> T) {
@@ -45,6 +48,29 @@ fn table_open_scan() {
 #[test]
 fn manifest_replay() {
     replay("manifest_replay", structured(manifest_replay::run));
+}
+
+/// The targets write edits by hand: they must be those that the engine reads.
+#[test]
+fn edits_made_by_hand_are_read_as_they_were_meant() {
+    let fields = [
+        forge::Field::NextFile(9),
+        forge::Field::DurableSeq(5),
+        forge::Field::Floor(4),
+        forge::Field::Table { level: 3, meta: forge::Meta::sound(7, b"a", b"b") },
+        forge::Field::Splits(vec![b"m".to_vec()]),
+    ];
+    let mut payload = Vec::new();
+    fields.iter().for_each(|field| field.encode(&mut payload));
+    let vfs = Memory::new();
+    forge::append_to_manifest(&vfs, [(Kind::Snapshot, payload)]);
+    let (_, bytes) = forge::files(&vfs, "manifest").pop().expect("a manifest");
+    let mut text = Vec::new();
+    inspect::log_segment("1.manifest", &bytes, &mut text, &|_| String::new()).expect("a vector takes all");
+    let text = String::from_utf8_lossy(&text);
+    let expected =
+        "durable seq 5; floor 4; next file 9; flushes are cut at m; +table 7 L3 2 entries [a .. b]";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::vfs::memory::{Crash, Memory};
 use lumen_engine::vfs::{Mode, Vfs};
-use lumen_engine::{Batch, Durability, Engine, Error, Options};
+use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options};
 
 fn options(vfs: &Memory) -> Options {
     Options {
@@ -321,6 +321,44 @@ fn what_has_expired_is_gone_and_leaves_the_disk() {
     assert_eq!(rows(&engine).len(), 1);
     assert!(engine.shape().contains("1 puts, 0 deletes"), "{}", engine.shape());
     assert!(!engine.shape().contains("blobs"), "{}", engine.shape());
+}
+
+#[test]
+fn what_is_taken_in_under_fifo_is_the_newest_not_the_oldest() {
+    let vfs = Memory::new();
+    let fifo = Compaction::Fifo { bytes_max: 40_000, age_max: None };
+    let engine =
+        Engine::open("/store", Options { compaction: fifo, blob_bytes: usize::MAX, ..options(&vfs) })
+            .expect("open");
+    let put = |from: u32, to: u32| {
+        for n in from..to {
+            let (mut batch, (key, value)) = (Batch::new(), row(n, 1));
+            batch.put(&key, &value);
+            engine.write(&batch, Durability::Buffered).expect("write");
+        }
+        engine.settle().expect("settle");
+    };
+    put(0, 100);
+    let mut ingestion = engine.ingest();
+    for n in 5000..5100 {
+        let (key, value) = row(n, 1);
+        ingestion.put(&key, &value).expect("in order");
+    }
+    ingestion.commit().expect("commit");
+    let there = |n: u32| engine.get(&row(n, 1).0).expect("get").is_some();
+    assert!(there(0) && there(5000), "{}", engine.shape());
+    let mut next = 100;
+    while there(0) {
+        put(next, next + 20);
+        next += 20;
+        assert!(there(5000) || !there(0), "what came later went first\n{}", engine.shape());
+        assert!(next < 100_000, "nothing goes\n{}", engine.shape());
+    }
+    while there(5000) {
+        put(next, next + 20);
+        next += 20;
+        assert!(next < 100_000, "nothing more goes\n{}", engine.shape());
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! `formats/v1` is a store as version 1 left it when its process was killed: a manifest, a log with writes that are in
 //! no table, tables packed by each codec, a value in a blob file, entries that expire, an attachment. `formats/v1.txt` is
-//! what must be found in it. A change of the format gets a folder of its own and leaves this one alone. Should it have to be
-//! made anew, remove it and run `UPDATE=1 cargo test -p lumen-engine --test formats`; with the folder there, `UPDATE` changes
-//! nothing.
+//! what must be found in it. From the first release on a change of the format gets a number and a folder of its own and leaves
+//! this one alone; until then version 1 is what the code writes, and the folder is made anew with it: remove it and run
+//! `UPDATE=1 cargo test -p lumen-engine --test formats`; with the folder there, `UPDATE` changes nothing.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -10,6 +10,7 @@ use lumen_engine::stats::StallStats;
 use lumen_engine::vfs::Vfs;
 use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options};
+use parking_lot::Mutex;
 
 fn options(vfs: Arc<dyn Vfs>) -> Options {
     Options {
@@ -288,7 +289,6 @@ fn compactions_run_side_by_side_and_nothing_is_lost() {
 const CHILD: &str = "LUMEN_TEST_STORE_OF_CHILD";
 const LIMIT_BYTES: u64 = 96 << 20;
 
-/// A process that may have 96 MiB fills, compacts and reads a store of 150 MB, with 16 MiB of memtables and 32 MiB of cache.
 #[test]
 fn what_compactions_replaced_leaves_the_cache() {
     const ROWS: u32 = 2_000;
@@ -312,6 +312,7 @@ fn what_compactions_replaced_leaves_the_cache() {
     assert!(cached() < one_copy * 3 / 2, "{} bytes for {one_copy} of rows", cached());
 }
 
+/// A process that may have 96 MiB fills, compacts and reads a store of 150 MB, with 16 MiB of memtables and 32 MiB of cache.
 #[test]
 fn memory_stays_under_the_budget() {
     if let Ok(store) = std::env::var(CHILD) {
@@ -384,4 +385,72 @@ fn work_in_little_memory(store: &str) {
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
     println!("\npeak {}", kib * 1024);
     engine.close().expect("close");
+}
+
+#[test]
+fn who_waits_too_long_is_told_what_is_behind() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = {
+        let told = told.clone();
+        move |event: &Event| {
+            if let Event::Stalled { reason, .. } = event {
+                told.lock().push(*reason);
+            }
+        }
+    };
+    // An outer log writes it, and nobody flushes until it is asked to.
+    let options = Options {
+        vfs: Arc::new(Memory::new()),
+        log: false,
+        threads: 0,
+        memtables_max: 1,
+        listener: Some(Arc::new(listener)),
+        ..Options::default()
+    };
+    let engine = Engine::open("/store", options).expect("open");
+    let mut batch = Batch::new();
+    batch.put(b"a", b"1");
+    engine.apply(1, &batch).expect("apply");
+    engine.publish(1);
+    engine.admit(Duration::from_secs(60)).expect("nothing is behind");
+    engine.freeze(1, None).expect("freeze");
+    assert!(engine.is_behind());
+    match engine.admit(Duration::from_millis(20)) {
+        Err(Error::Busy { reason, retry_after }) => {
+            assert_eq!(reason, "flushing memory");
+            assert!(retry_after > Duration::ZERO);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(*told.lock(), ["flushing memory"]);
+    let stalls = engine.stats().stalls_by_reason;
+    assert!(stalls.iter().any(|stall| stall.reason == "flushing memory" && stall.count == 1), "{stalls:?}");
+    engine.work().expect("flush");
+    engine.admit(Duration::from_secs(60)).expect("nothing is behind any more");
+    assert_eq!(engine.get(b"a").expect("get").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn filters_are_counted_by_what_they_did() {
+    let passed = |filter_bits: usize| {
+        let options = Options { vfs: Arc::new(Memory::new()), threads: 0, filter_bits, ..Options::default() };
+        let engine = Engine::open("/store", options).expect("open");
+        for n in 0..2_000u32 {
+            let mut batch = Batch::new();
+            batch.put(&(2 * n).to_be_bytes(), b"value");
+            engine.write(&batch, Durability::Buffered).expect("write");
+        }
+        engine.flush().expect("flush");
+        for n in 0..1_999u32 {
+            assert!(engine.get(&(2 * n + 1).to_be_bytes()).expect("get").is_none());
+        }
+        let stats = engine.stats();
+        assert_eq!(stats.filter_false + stats.filter_stopped, 1_999, "each is one or the other");
+        assert_eq!(stats.gets, 1_999);
+        assert!(stats.read_amplification() < 0.2, "{} blocks were read", stats.get_reads);
+        assert!((stats.space_amplification() - 1.0).abs() < 1e-9, "one table, and nothing over it");
+        stats.filter_false_rate()
+    };
+    assert!(passed(10) < 0.01);
+    assert!(passed(0) > 0.999, "without filters every look is in vain");
 }

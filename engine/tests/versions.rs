@@ -2,6 +2,7 @@
 
 use std::ops::Bound::Unbounded;
 use std::sync::Arc;
+use std::task::Poll;
 
 use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Durability, Engine, Options, Snapshot};
@@ -85,4 +86,39 @@ fn a_walk_sees_its_own_version_among_many_newer_and_older_ones() {
     let first =
         engine.snapshot_of(0).map(|snapshot| rows(&snapshot, true).len() + rows(&snapshot, false).len());
     assert!(first.is_ok_and(|rows| rows == 0));
+}
+
+#[test]
+fn try_get_answers_from_memory_or_not_at_all() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    let put = |engine: &Engine, key: &[u8], value: &[u8]| {
+        let mut batch = Batch::new();
+        batch.put(key, value);
+        engine.write(&batch, Durability::Buffered).expect("write");
+    };
+    (0..100u8).for_each(|n| put(&engine, &[b'k', n], &[n; 50]));
+    put(&engine, &[b'k', 7], b"newer");
+    engine.flush().expect("flush");
+    engine.close().expect("close");
+    let engine = Engine::open("/store", options(&vfs)).expect("open");
+    put(&engine, b"fresh", b"1");
+    let snapshot = engine.snapshot();
+    let before = vfs.calls();
+    let look = |snapshot: &Snapshot, key: &[u8]| match snapshot.try_get(key).expect("try_get") {
+        Poll::Ready(found) => format!("{:?}", found.as_deref().map(<[u8]>::len)),
+        Poll::Pending => "pending".into(),
+    };
+    assert_eq!(look(&snapshot, b"fresh"), "Some(1)", "the memtable has it");
+    assert_eq!(look(&snapshot, &[b'k', 7]), "pending", "nothing of the table was read yet");
+    assert_eq!(look(&snapshot, b"zz"), "None", "no table reaches so far");
+    assert_eq!(vfs.calls(), before, "and nothing is read for it");
+    assert_eq!(snapshot.get(&[b'k', 7]).expect("get").as_deref(), Some(&b"newer"[..]));
+    let before = vfs.calls();
+    assert_eq!(look(&snapshot, &[b'k', 7]), "Some(5)", "the block is in the cache");
+    // The version before lies further on, perhaps in another block.
+    let past = engine.snapshot_of(50).expect("kept");
+    assert_eq!(look(&past, &[b'k', 7]), "pending");
+    assert_eq!(vfs.calls(), before);
+    assert_eq!(past.get(&[b'k', 7]).expect("get").as_deref(), Some(&[7; 50][..]));
 }

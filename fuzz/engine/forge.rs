@@ -172,14 +172,22 @@ pub struct Meta {
     number: u64,
     seq_base: u64,
     len: u64,
-    /// uid, entries, deletes, expiring entries, last expiry, raw bytes, smallest and largest seq, time of writing.
-    properties: [u64; 9],
+    /// uid, entries, deletes, those that lie close, shadowed and expiring entries, last expiry, raw bytes, smallest and largest
+    /// seq, times of the first and the last writing.
+    properties: [u64; 12],
     smallest: Vec<u8>,
     largest: Vec<u8>,
     blobs: Vec<(u64, u64)>,
 }
 
 impl Meta {
+    /// Two puts, as a flush leaves them.
+    pub fn sound(number: u64, smallest: &[u8], largest: &[u8]) -> Meta {
+        let (smallest, largest) = (smallest.to_vec(), largest.to_vec());
+        let properties = [99, 2, 0, 0, 0, 0, 0, 20, 1, 1, NOW, NOW];
+        Meta { number, seq_base: 0, len: 500, properties, smallest, largest, blobs: vec![(7, 3)] }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         let numbers = [self.number, self.seq_base, self.len].into_iter().chain(self.properties);
         numbers.for_each(|number| put_varint(out, number));

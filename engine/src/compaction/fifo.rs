@@ -51,8 +51,8 @@ impl Picker for Fifo {
     }
 
     /// Merged tables would have no place in time: what is new would go with what is old.
-    fn keeps_up(&self) -> bool {
-        false
+    fn keeps_order(&self) -> bool {
+        true
     }
 
     fn is_timed(&self) -> bool {

@@ -113,9 +113,10 @@ impl<'a> Cutter<'a> {
     fn new(shared: &Shared, version: &'a Version, target: usize) -> Cutter<'a> {
         let next = (target + 1..SLOTS).find(|&slot| !version.slots[slot].is_empty());
         let next = if target == 0 { None } else { next };
-        // In slot 0 many tables would only be looked through.
+        // What goes to slot 0 is one table.
         let bytes_max = if target == 0 { u64::MAX } else { shared.options.table_bytes };
-        let splits: &[Vec<u8>] = if shared.picker.merges_split() { &version.splits } else { &[] };
+        let is_cut = target > 0 && shared.picker.merges_split();
+        let splits: &[Vec<u8>] = if is_cut { &version.splits } else { &[] };
         Cutter { next: next.map_or(&[], |slot| &version.slots[slot]), splits, at: 0, at_split: 0, bytes_max }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::compaction::picker::{Cause, Granularity, Picker};
 use crate::compaction::plan::Reason;
-use crate::compaction::tiered::{cause, runs, slot_above_next, splits};
+use crate::compaction::tiered::{cause, debt, runs, slot_above_next, splits};
 use crate::version::{SLOTS, Version};
 
 const BOTTOM: usize = SLOTS - 1;
@@ -68,6 +68,10 @@ impl Picker for LazyLeveled {
 
     fn splits(&self, version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
         splits(version, parts)
+    }
+
+    fn debt(&self, version: &Version) -> u64 {
+        debt(version, self.runs)
     }
 
     fn merges_split(&self) -> bool {

@@ -17,5 +17,7 @@ pub(crate) mod leveled;
 pub(crate) mod picker;
 pub(crate) mod plan;
 pub(crate) mod progress;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tiered;
 pub(crate) mod upkeep;

@@ -83,9 +83,9 @@ pub(crate) trait Picker: Send + Sync {
         0
     }
 
-    /// Whether tables may be rewritten when nothing has to be done.
-    fn keeps_up(&self) -> bool {
-        true
+    /// Whether tables stay in the order in which they came: then none is rewritten, and none put below level 0.
+    fn keeps_order(&self) -> bool {
+        false
     }
 
     /// What may be merged when nobody writes and nothing has to be done, so that reads meet fewer runs.
@@ -110,7 +110,7 @@ pub(crate) trait Picker: Send + Sync {
 
     /// The next job that may be done beside those under way.
     fn pick(&self, version: &Version, now: u64, limits: &Limits<'_>) -> Option<Job> {
-        let upkeep = || if self.keeps_up() { upkeep(version, now, limits) } else { None };
+        let upkeep = || if self.keeps_order() { None } else { upkeep(version, now, limits) };
         let causes = self.triggers(version, now);
         let due = || {
             let mut jobs = causes.iter().flat_map(|cause| self.jobs(version, cause));

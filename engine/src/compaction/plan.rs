@@ -7,16 +7,18 @@ use crate::table::reader::Table;
 use crate::version::sublevels;
 
 /// Tables of one slot that go into a job.
+#[derive(Clone)]
 pub(crate) struct Input {
     pub slot: usize,
     pub tables: Vec<Arc<Table>>,
 }
 
 /// A compaction to do.
+#[derive(Clone)]
 pub(crate) struct Job {
     /// Why, for statistics and people.
     pub reason: Reason,
-    /// Newest first. Each table of slot 0 is a run of its own.
+    /// Newest first; of slot 0 the tables, too, of which those that do not overlap are one run.
     pub inputs: Vec<Input>,
     /// Where the output goes; `None` drops the inputs.
     pub target: Option<usize>,
@@ -97,18 +99,26 @@ impl Job {
         (all - met).saturating_mul(10) >= met
     }
 
-    /// Bytes that it may write before anything is freed: those of its largest part.
-    fn room(&self, table_bytes: u64) -> u64 {
+    /// Bytes that it may write before anything is freed: those of its largest part, with the values that move.
+    fn room(&self, limits: &Limits<'_>) -> u64 {
         let rewrites = |part: &&Job| part.target.is_some() && !part.is_move();
-        let bytes = |part: &Job| part.tables().map(|table| table.meta.len).sum();
-        self.parts(table_bytes).iter().filter(rewrites).map(bytes).max().unwrap_or(0)
+        let moved = |table: &Table| -> u64 {
+            let values = table.meta.blobs.iter().filter(|(file, _)| limits.collect.contains(file));
+            values.map(|(_, bytes)| bytes).sum()
+        };
+        let bytes = |part: &Job| part.tables().map(|table| table.meta.len + moved(table)).sum();
+        self.parts(limits.options.table_bytes).iter().filter(rewrites).map(bytes).max().unwrap_or(0)
     }
 
     /// The job as several that share no key, in the order of keys, to be done and installed one after the other: so a merge
     /// of whole runs takes only the room of a part of them beside what is there (Dayan et al., "Spooky", VLDB 2022). What
     /// makes them many is that flushes and merges of runs are cut at the same borders. A table that lies alone moves or
     /// stays as it is, if it is at least half of `table_bytes` long; shorter ones go together.
+    /// What goes to slot 0 stays together, for there the order of tables is that of their newest entries.
     pub(crate) fn parts(&self, table_bytes: u64) -> Vec<Job> {
+        if self.target == Some(0) {
+            return vec![self.clone()];
+        }
         let bytes = |tables: &[Placed<'_>]| tables.iter().map(|(.., table)| table.meta.len).sum::<u64>();
         let is_large = |tables: &[Placed<'_>]| tables.len() == 1 && bytes(tables) * 2 >= table_bytes;
         let mut parts: Vec<Vec<Placed<'_>>> = Vec::new();
@@ -126,10 +136,8 @@ impl Job {
         if let (Reason::Count | Reason::Size | Reason::Space | Reason::Rest, Some(target)) =
             (self.reason, self.target)
         {
-            let stays = |part: &[Placed<'_>]| {
-                let is_there = part.iter().all(|(input, ..)| self.inputs[*input].slot == target);
-                is_there && (target > 0 || part.len() == 1)
-            };
+            let stays =
+                |part: &[Placed<'_>]| part.iter().all(|(input, ..)| self.inputs[*input].slot == target);
             parts.retain(|part| !stays(part));
         }
         let parts = parts.into_iter().map(|part| self.inputs_of(part));
@@ -162,7 +170,7 @@ impl Job {
     }
 
     /// What nobody else may touch meanwhile.
-    pub(crate) fn claim(&self, id: u64, table_bytes: u64) -> Claim {
+    pub(crate) fn claim(&self, id: u64, limits: &Limits<'_>) -> Claim {
         let slots = || self.inputs.iter().map(|input| input.slot).chain(self.target);
         Claim {
             id,
@@ -170,7 +178,7 @@ impl Job {
             last: slots().max().unwrap_or(0),
             smallest: self.tables().map(|table| table.meta.smallest.clone()).min().unwrap_or_default(),
             largest: self.tables().map(|table| table.meta.largest.clone()).max().unwrap_or_default(),
-            room: self.room(table_bytes),
+            room: self.room(limits),
         }
     }
 }
@@ -211,6 +219,11 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// The same, but no room on the disk is kept for it.
+    pub(crate) fn without_room(self) -> Claim {
+        Claim { room: 0, ..self }
+    }
+
     /// Jobs may run side by side when their keys or their slots lie apart: then neither sees what the other changes, and
     /// nothing new comes to lie under something old.
     fn meets(&self, other: &Claim) -> bool {
@@ -228,6 +241,8 @@ pub(crate) struct Limits<'a> {
     /// Bytes that may be written, by them too.
     pub room: u64,
     pub options: &'a Options,
+    /// Blob files whose values are written anew by whatever meets them, by uid.
+    pub collect: Vec<u64>,
     /// Rises with every job: now and then comes the turn of those that are not urgent.
     pub turn: u64,
 }
@@ -235,7 +250,7 @@ pub(crate) struct Limits<'a> {
 impl Limits<'_> {
     /// Whether a job may be done beside the others.
     pub(crate) fn allow(&self, job: &Job) -> bool {
-        let claim = job.claim(0, self.options.table_bytes);
+        let claim = job.claim(0, self);
         let reserved = self.claims.iter().map(|other| other.room).sum::<u64>();
         let is_room = claim.room == 0 || claim.room.saturating_add(reserved) <= self.room;
         is_room && !self.claims.iter().any(|other| other.meets(&claim))

@@ -1,4 +1,5 @@
-//! How far a long compaction has come, kept in the manifest: whoever opens the store goes on from there.
+//! How far a long compaction has come, or the part of it that is being merged, kept in the manifest: whoever opens the store
+//! goes on from there.
 //!
 //! ```text
 //! │ reason: u8 │ target: u8 │ floor: varint │ read: varint │ written: varint │ dropped: varint │ next key: slice │

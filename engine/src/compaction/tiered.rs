@@ -11,6 +11,9 @@ use crate::compaction::plan::Reason;
 use crate::table::reader::Table;
 use crate::version::{SLOTS, Version};
 
+/// Tables of level 0 for each run that is allowed, from which on they go down although they may be one run.
+const TABLES_A_RUN: usize = 16;
+
 pub(crate) struct Tiered {
     /// Sorted runs at which something is merged.
     pub runs: usize,
@@ -61,11 +64,22 @@ pub(crate) fn runs(version: &Version) -> Vec<Run> {
     all
 }
 
-/// The runs from the `from`-th to the `to`-th (excluded), as a cause.
+/// The runs from the `from`-th to the `to`-th (excluded), as a cause. Of level 0 none older stays behind: what is merged of it
+/// leaves it, so that its tables stay in the order in which they were flushed.
 pub(crate) fn cause(reason: Reason, runs: &[Run], from: usize, to: usize) -> Cause {
+    let level0_end = runs.iter().take_while(|run| run.slot == 0).count();
+    let to = if from < level0_end { to.max(level0_end) } else { to };
     let level0 = |runs: &[Run]| runs.iter().filter(|run| run.slot == 0).map(|run| run.tables).sum();
     let (first, last) = (runs[from].slot, runs[to - 1].slot);
     Cause { reason, first, last, skip: level0(&runs[..from]), take: level0(&runs[from..to]) }
+}
+
+/// Bytes of the runs that level 0 has beyond `allowed`: those that should have been merged by now.
+pub(crate) fn debt(version: &Version, allowed: usize) -> u64 {
+    let runs = runs(version);
+    let level0 = runs.iter().take_while(|run| run.slot == 0);
+    let beyond = level0.clone().count().saturating_sub(allowed);
+    level0.take(beyond).map(|run| run.bytes).sum()
 }
 
 /// Where the oldest run cuts into `parts`: chosen anew when there are to be more of them, when half of that run and more
@@ -85,9 +99,6 @@ pub(crate) fn splits(version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
 
 /// The deepest slot for a merge of `cause` that is still newer than the run after it: its own, or free. At most `deepest`.
 pub(crate) fn slot_above_next(version: &Version, cause: &Cause, deepest: usize) -> usize {
-    if cause.last == 0 && cause.skip + cause.take < version.slots[0].len() {
-        return 0; // older tables stay in slot 0 behind it
-    }
     let next = (cause.last + 1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS);
     (next - 1).min(deepest).max(cause.last)
 }
@@ -95,6 +106,10 @@ pub(crate) fn slot_above_next(version: &Version, cause: &Cause, deepest: usize) 
 impl Tiered {
     fn trigger(&self, version: &Version) -> Option<Cause> {
         let runs = runs(version);
+        if version.slots[0].len() >= self.runs.saturating_mul(TABLES_A_RUN) {
+            // Keys that come in order are one run of ever more tables; below they are looked through no more.
+            return Some(cause(Reason::Count, &runs, 0, 1));
+        }
         if runs.len() < self.runs {
             return None;
         }
@@ -107,7 +122,8 @@ impl Tiered {
         for from in 0..runs.len() - 1 {
             let (mut sum, mut to) = (runs[from].bytes, from + 1);
             while to < runs.len()
-                && runs[to].bytes.saturating_mul(100) <= sum.saturating_mul(100 + self.size_ratio_percent)
+                && runs[to].bytes.saturating_mul(100)
+                    <= sum.saturating_mul(self.size_ratio_percent.saturating_add(100))
             {
                 sum += runs[to].bytes;
                 to += 1;
@@ -140,6 +156,10 @@ impl Picker for Tiered {
 
     fn splits(&self, version: &Version, parts: usize) -> Option<Vec<Vec<u8>>> {
         splits(version, parts)
+    }
+
+    fn debt(&self, version: &Version) -> u64 {
+        debt(version, self.runs)
     }
 
     fn merges_split(&self) -> bool {

@@ -19,7 +19,7 @@ struct Signs<'a> {
     now: u64,
     /// Who was written before that is too old.
     written_min: u64,
-    collect: Vec<u64>,
+    collect: &'a [u64],
 }
 
 impl Signs<'_> {
@@ -78,9 +78,11 @@ impl Signs<'_> {
 
 /// The most useful job of this kind that may be done now.
 pub(crate) fn upkeep(version: &Version, now: u64, limits: &Limits<'_>) -> Option<Job> {
-    let age_max = limits.options.garbage_age_max.map_or(u64::MAX, |age| age.as_millis() as u64);
-    let signs =
-        Signs { version, now, written_min: now.saturating_sub(age_max), collect: blobs_to_collect(version) };
+    let age_max = limits
+        .options
+        .garbage_age_max
+        .map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    let signs = Signs { version, now, written_min: now.saturating_sub(age_max), collect: &limits.collect };
     let find = |reason: Reason, from: usize, wanted: &dyn Fn(usize, &Arc<Table>) -> bool| {
         let mut slots = version.slots.iter().enumerate().skip(from);
         slots.find_map(|(slot, tables)| {

@@ -36,8 +36,10 @@ impl Log {
                 }
                 state.next_spare += 1;
                 let spare = format!("{:010}.{}-spare", state.next_spare, self.options.extension);
-                let wants_spare =
-                    self.recycles() && state.is_synced_often() && state.spares.len() < SPARES_MAX;
+                let wants_spare = !state.rests
+                    && self.recycles()
+                    && state.is_synced_often()
+                    && state.spares.len() < SPARES_MAX;
                 (state.segments[0].0, wants_spare, spare)
             };
             let path = self.options.dir.join(segment_name(number, self.options.extension));
@@ -124,29 +126,52 @@ impl Log {
 
     /// Whether [`Log::rest`] has something to do.
     pub fn may_rest(&self, seq: u64) -> bool {
-        let state = self.state.lock();
-        let takes_room = state.capacity > self.options.first_segment_bytes || !state.spares.is_empty();
-        takes_room && state.last_seq <= seq && state.poison.is_none() && !state.sealed
+        self.may_rest_now(&self.state.lock(), seq)
+    }
+
+    /// Nobody writes, all is durable, and there is room to give back.
+    fn may_rest_now(&self, state: &State, seq: u64) -> bool {
+        let small = self.options.first_segment_bytes.max(HEADER_BYTES as u64);
+        let is_quiet = !(state.writing || state.syncing || state.sealed) && state.poison.is_none();
+        let is_durable = state.durable == (Position { segment: state.number, offset: state.end });
+        let takes_room = state.capacity > small || !state.spares.is_empty();
+        takes_room && is_quiet && is_durable && state.last_seq <= seq
     }
 
     /// When nobody writes: if all records have a seq of at most `seq`, and may go, the log becomes as small as after an opening.
     /// For a background thread.
     pub fn rest(&self, seq: u64) -> Result<()> {
-        if !self.may_rest(seq) {
-            return Ok(());
+        {
+            // Under one lock: what is appended from here on belongs into the next segment, whose header says so.
+            let mut state = self.state.lock();
+            if !self.may_rest_now(&state, seq) {
+                return Ok(());
+            }
+            while let Some((name, _)) = state.spares.pop() {
+                let path = self.options.dir.join(name);
+                self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+            }
+            let first_seq = state.last_seq + 1;
+            state.rests = true;
+            let begun = self.next_segment(&mut state, first_seq, 0);
+            if let Err(error) = begun {
+                state.rests = false;
+                return Err(self.after_no_segment(&mut state, error));
+            }
         }
-        let mut state = self.state.lock();
-        let first_seq = state.last_seq + 1;
-        let spares = std::mem::take(&mut state.spares);
-        state.rests = true;
-        let rotated = self.rotate(state, first_seq, 0).map(drop);
+        let purged = self.purge(seq);
         self.state.lock().rests = false;
-        rotated?;
-        for (name, _) in spares {
-            let path = self.options.dir.join(name);
-            self.vfs.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        purged
+    }
+
+    /// After a next segment could not be begun: the present one is whole and durable, so a full disk has changed nothing.
+    fn after_no_segment(&self, state: &mut State, error: Error) -> Error {
+        if !error.is_disk_full() {
+            state.poison = Some(error.clone());
+            self.written.notify_all();
+            self.synced.notify_all();
         }
-        self.purge(seq)
+        error
     }
 
     /// Starts the next segment: all of the present one is made durable first, then the new header, then the name.
@@ -174,14 +199,7 @@ impl Log {
         }
         match self.next_segment(&mut state, seq, need) {
             Ok(()) => Ok(state),
-            // The present segment is whole and durable, and there is no other: nothing has happened.
-            Err(error) if error.is_disk_full() => Err(error),
-            Err(error) => {
-                state.poison = Some(error.clone());
-                self.written.notify_all();
-                self.synced.notify_all();
-                Err(error)
-            }
+            Err(error) => Err(self.after_no_segment(&mut state, error)),
         }
     }
 

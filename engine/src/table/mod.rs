@@ -9,6 +9,10 @@
 //!
 //! partition:  │ filter │ index │ filter_len: u32 │       over the data blocks since the partition before
 //!
+//! properties:  │ uid │ entries │ deletes │ close_deletes │ shadowed │ expiring │ expiry_max │ raw_bytes │ min_seq │ max_seq │
+//!              │ oldest_ms │ written_ms │                      all of them varints, as `builder.rs` explains them
+//!              │ smallest key: slice │ largest key: slice │ blob files: varint │ uid: varint ‖ bytes: varint … │
+//!
 //! footer:  0 u64 uid            8 u64 top index offset  16 u32 top index length  20 u32 properties length
 //!         24 u64 properties offset                      32 0                     44 u32 format = 1
 //!         48 u32 0             52 u32 crc32(0..52)      56 u64 magic "LMNSST01"

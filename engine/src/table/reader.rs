@@ -348,7 +348,10 @@ impl Table {
             self.read_raw(&*opened.file, handle, BlockKind::Data)
         })?;
         match block.find(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))? {
-            Some((seq, ..)) if self.meta.seq_base + seq > at => self.get_older(key, at),
+            Some((seq, ..)) if self.meta.seq_base + seq > at => match reach {
+                Reach::Memory => Err(Error::NotInMemory), // it may lie in the next block
+                Reach::Disk => self.get_older(key, at),
+            },
             Some((seq, op, value)) => Ok(Some(Found::in_block(self.meta.seq_base + seq, op, &block, value))),
             None => {
                 self.cache.filter_false.add(1);

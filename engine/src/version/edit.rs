@@ -9,6 +9,11 @@
 //! 11 read floor: seq varint      12 blob file: meta             13 blob file gone: uid varint
 //! 14 splits: count varint ‖ key slice …                        15 quarantine           16 quarantine gone: as 15
 //! 17 progress of a compaction    18 progress gone: first input varint
+//!
+//! meta of a table:       number varint ‖ seq base varint ‖ length varint ‖ properties, as in `table/mod.rs`
+//! meta of an attachment: number varint ‖ kind u8 ‖ length varint ‖ crc varint ‖ note slice
+//! meta of a blob file:   number varint ‖ uid varint ‖ length varint
+//! quarantine:            start slice ‖ end slice ‖ largest seq varint ‖ file slice ‖ offset varint ‖ reason slice
 //! ```
 
 use crate::attachment::{AttachmentEdit, AttachmentMeta};

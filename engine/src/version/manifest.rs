@@ -239,7 +239,9 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
     for meta in whole.add.iter().map(|(_, meta)| meta).chain(of_progress) {
         let blob_bytes = meta.blobs.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
         let is_sound = meta.len.max(meta.entries).max(meta.raw_bytes).max(blob_bytes) < NUMBERS_END
-            && meta.deletes.max(meta.expiring) <= meta.entries
+            && meta.deletes.max(meta.expiring).max(meta.shadowed) <= meta.entries
+            && meta.close_deletes <= meta.deletes
+            && meta.oldest_ms <= meta.written_ms
             && meta.smallest <= meta.largest
             && meta.max_seq() <= durable
             && meta.number < next_file
@@ -382,12 +384,15 @@ mod tests {
             ..Edit::default()
         };
         assert_eq!(check(&sound), Ok(()));
-        let wrong: [fn(&mut Edit); 9] = [
+        let wrong: [fn(&mut Edit); 12] = [
             |edit| edit.durable_seq = Some(Seq::MAX),
             |edit| edit.durable_seq = Some(4),
             |edit| edit.next_file = Some(2),
             |edit| edit.add[0].1.number = 2,
             |edit| edit.add[0].1.stated.deletes = 3,
+            |edit| edit.add[0].1.stated.close_deletes = 3,
+            |edit| edit.add[0].1.stated.shadowed = 3,
+            |edit| edit.add[0].1.stated.oldest_ms = edit.add[0].1.stated.written_ms + 1,
             |edit| edit.add[0].1.stated.smallest = b"c".to_vec(),
             |edit| edit.add_ranges[0].seq = 6,
             |edit| edit.add_ranges[0].floor = 4,

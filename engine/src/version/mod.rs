@@ -182,8 +182,8 @@ impl Version {
         bytes + self.blob_bytes_used().values().sum::<u64>()
     }
 
-    /// Reads a table and the values that it points to. Errors other than damage end it.
-    pub(crate) fn verify(&self, table: &Table) -> Result<Damage> {
+    /// Reads a table and the values that it points to.
+    pub(crate) fn verify(&self, table: &Table) -> Damage {
         let mut damage = Damage::default();
         let read = table.verify(&mut |entry| {
             let value =
@@ -199,9 +199,9 @@ impl Version {
         });
         match read {
             Err(error @ Error::Corrupt { .. }) => damage.table = Some(error),
-            read => read?,
+            read => damage.unread = read.err(),
         }
-        Ok(damage)
+        damage
     }
 
     /// Bytes of each blob file that tables still point to, by uid.
@@ -221,6 +221,8 @@ pub(crate) struct Damage {
     pub table: Option<Error>,
     /// In the blob files that it points into, by their names: the first of each, since all of one may be lost together.
     pub values: BTreeMap<String, Error>,
+    /// Why not all of it was read, if the disk did not give it.
+    pub unread: Option<Error>,
 }
 
 /// Tables that may overlap, newest first, as sorted runs, newest first.

@@ -46,7 +46,7 @@ const WINDOW_BYTES: u64 = 256 << 10;
 const WINDOW_ALIGN: u64 = 64 << 10;
 /// Longer pieces are written as quickly by a call.
 #[cfg(target_os = "linux")]
-const SMALL_BYTES: usize = 512;
+const SMALL_BYTES: usize = 256;
 
 impl DiskFile {
     fn new(file: fs::File) -> DiskFile {
@@ -72,10 +72,10 @@ impl DiskFile {
         }
         let start = offset / WINDOW_ALIGN * WINDOW_ALIGN;
         let end = (start + WINDOW_BYTES).min(self.file.metadata().map_or(0, |metadata| metadata.len()));
-        let len = end.saturating_sub(start) as usize;
-        if len == 0 {
-            return Next::Call;
+        if end <= offset {
+            return Next::Call; // no room was allocated
         }
+        let len = (end - start) as usize;
         Window::new(&self.file, start, len).map_or(Next::Call, Next::Window)
     }
 }
@@ -117,6 +117,14 @@ impl File for DiskFile {
     }
 
     fn sync(&self) -> Result<(), SyncError> {
+        // Synced pages are written to only after the file system has agreed again: as an error, not a signal.
+        #[cfg(target_os = "linux")]
+        {
+            let mut next = self.next.lock();
+            if matches!(*next, Next::Window(_)) {
+                *next = Next::Unknown;
+            }
+        }
         self.file.sync_data().map_err(SyncError)
     }
 

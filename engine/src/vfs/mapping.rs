@@ -24,7 +24,8 @@ pub(super) struct Window {
 #[cfg(target_os = "linux")]
 impl Window {
     /// Pages in so many bytes from `start`, all of which the file has, and makes them writable: what goes wrong with that is
-    /// an error here, not a signal at the first store.
+    /// an error here, not a signal at the first store. What remains is the system writing pages back by itself between two
+    /// stores, on a file system that fails at just that moment.
     pub(super) fn new(file: &File, start: u64, len: usize) -> io::Result<Window> {
         // SAFETY: the slice is handed to nobody, and written by copying only (below), under the lock that holds the window;
         // nothing in this process reads these bytes through memory. The file is a segment of a log: it is never shortened

@@ -241,6 +241,7 @@ impl World {
                 "level_bytes" => options.level_bytes = number(value),
                 "level0_tables" => options.level0_tables = number(value),
                 "garbage_age_max" => options.garbage_age_max = Some(Duration::from_millis(number(value))),
+                "lazy" => options.compaction = Compaction::LazyLeveled { runs: number(value) },
                 "tiers" => {
                     let (runs, size_ratio_percent, space_percent) = (number(value), 1, 200);
                     options.compaction = Compaction::Tiered { runs, size_ratio_percent, space_percent };
