@@ -34,7 +34,7 @@ pub enum Event {
         /// Bytes that it has written before.
         written: u64,
     },
-    /// A writer had to wait.
+    /// A writer had to wait for memory, level 0 or debt; short waits for pace and log are only counted.
     Stalled {
         /// For what: a name of [`Stats::stalls_by_reason`](crate::stats::Stats::stalls_by_reason).
         reason: &'static str,
