@@ -342,7 +342,14 @@ impl Background {
                 let isolated = quarantine::isolate(&self.shared, table);
                 self.shared.work.lock().claims.retain(|claim| claim.id != id);
                 self.shared.bell.notify_all();
-                isolated?;
+                match isolated {
+                    // What the disk does not give or has no room for may be had at the next scrub.
+                    Err(error) if error.is_disk_full() || matches!(error, Error::Io { .. }) => {
+                        self.shared.options.tell(&Event::Damaged(error.clone()));
+                        found.push(error);
+                    }
+                    isolated => drop(isolated?),
+                }
             }
         }
         for attachment in version.attachments.values() {

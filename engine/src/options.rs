@@ -16,7 +16,7 @@ pub enum Compaction {
     Leveled,
     /// Sorted runs by age, merged when alike or too many (RocksDB's universal): least writing.
     Tiered {
-        /// Sorted runs at which something is merged, at least 2; 8 is usual.
+        /// Sorted runs at which something is merged, 2 to 12; 8 is usual.
         runs: usize,
         /// How much larger, in percent, a run may be than all newer ones that are merged with it; 1 is usual.
         size_ratio_percent: u64,
@@ -25,7 +25,7 @@ pub enum Compaction {
     },
     /// Tiers everywhere but at the bottom, which is one run (Dostoevsky): less writing than levels, fewer runs than tiers.
     LazyLeveled {
-        /// Runs of one size before they are merged, at least 2; 4 is usual.
+        /// Runs of one size before they are merged, 2 to 12; 4 is usual.
         runs: usize,
     },
     /// Nothing is merged; the oldest tables go.

@@ -5,7 +5,7 @@
 
 use crate::compaction::picker::{Cause, Granularity, Picker};
 use crate::compaction::plan::Reason;
-use crate::compaction::tiered::{cause, debt, runs, slot_above_next, splits};
+use crate::compaction::tiered::{TABLES_A_RUN, cause, debt, runs, slot_above_next, splits};
 use crate::version::{SLOTS, Version};
 
 const BOTTOM: usize = SLOTS - 1;
@@ -25,6 +25,9 @@ impl LazyLeveled {
 
     fn trigger(&self, version: &Version) -> Option<Cause> {
         let all = runs(version);
+        if version.slots[0].len() >= self.runs.saturating_mul(TABLES_A_RUN) {
+            return Some(cause(Reason::Count, &all, 0, 1)); // as tiers do
+        }
         let upper = all.iter().take_while(|run| run.slot < BOTTOM).count();
         let bottom = all.get(upper).map_or(0, |run| run.bytes);
         let above: u64 = all[..upper].iter().map(|run| run.bytes).sum();

@@ -10,7 +10,10 @@ use crate::compaction::tiered::Tiered;
 use crate::compaction::upkeep::upkeep;
 use crate::options::{Compaction, Options};
 use crate::table::reader::Table;
-use crate::version::Version;
+use crate::version::{SLOTS, Version};
+
+/// The most runs that tiers may have: each has to find a slot, and some are left.
+const RUNS_MAX: usize = SLOTS - 4;
 
 /// Of so many jobs one is for upkeep, if there is any to do, although others are due: a tree that is always behind gets to
 /// it as well.
@@ -175,13 +178,13 @@ pub(crate) fn from_options(options: &Options) -> Arc<dyn Picker> {
     match options.compaction {
         Compaction::Leveled => Arc::new(Leveled::new(options)),
         Compaction::Tiered { runs, size_ratio_percent, space_percent } => Arc::new(Tiered {
-            runs: runs.max(2),
+            runs: runs.clamp(2, RUNS_MAX),
             size_ratio_percent,
             space_percent,
             stop: options.level0_stop,
         }),
         Compaction::LazyLeveled { runs } => {
-            Arc::new(LazyLeveled { runs: runs.max(2), stop: options.level0_stop })
+            Arc::new(LazyLeveled { runs: runs.clamp(2, RUNS_MAX), stop: options.level0_stop })
         }
         Compaction::Fifo { bytes_max, age_max } => Arc::new(Fifo { bytes_max, age_max }),
     }

@@ -12,7 +12,7 @@ use crate::table::reader::Table;
 use crate::version::{SLOTS, Version};
 
 /// Tables of level 0 for each run that is allowed, from which on they go down although they may be one run.
-const TABLES_A_RUN: usize = 16;
+pub(crate) const TABLES_A_RUN: usize = 16;
 
 pub(crate) struct Tiered {
     /// Sorted runs at which something is merged.
@@ -69,6 +69,9 @@ pub(crate) fn runs(version: &Version) -> Vec<Run> {
 pub(crate) fn cause(reason: Reason, runs: &[Run], from: usize, to: usize) -> Cause {
     let level0_end = runs.iter().take_while(|run| run.slot == 0).count();
     let to = if from < level0_end { to.max(level0_end) } else { to };
+    // Where there is no slot for it, nothing newer may stay beside it: parts of one flush can have the same newest seq.
+    let has_no_slot = to == level0_end && runs.get(to).is_some_and(|run| run.slot == 1);
+    let from = if from < level0_end && has_no_slot { 0 } else { from };
     let level0 = |runs: &[Run]| runs.iter().filter(|run| run.slot == 0).map(|run| run.tables).sum();
     let (first, last) = (runs[from].slot, runs[to - 1].slot);
     Cause { reason, first, last, skip: level0(&runs[..from]), take: level0(&runs[from..to]) }

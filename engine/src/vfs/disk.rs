@@ -36,6 +36,9 @@ enum Next {
     Call,
     /// Into memory.
     Window(Window),
+    /// By a call, for somebody syncs: a page that is written to by memory now would be so after the sync as well, and the file
+    /// system could refuse that by a signal only.
+    Syncing,
 }
 
 /// Bytes of a window: pages are had in one call instead of one by one, and few of them count as memory in use.
@@ -104,7 +107,7 @@ impl File for DiskFile {
         let mut next = self.next.lock();
         for _ in 0..2 {
             let is_written = match &mut *next {
-                Next::Call => break,
+                Next::Call | Next::Syncing => break,
                 Next::Window(window) => window.write(bytes, offset),
                 Next::Unknown => false,
             };
@@ -116,15 +119,22 @@ impl File for DiskFile {
         self.write_at(bytes, offset)
     }
 
+    #[cfg(target_os = "linux")]
     fn sync(&self) -> Result<(), SyncError> {
-        // Synced pages are written to only after the file system has agreed again: as an error, not a signal.
-        #[cfg(target_os = "linux")]
-        {
+        let set = |to: Next| {
             let mut next = self.next.lock();
-            if matches!(*next, Next::Window(_)) {
-                *next = Next::Unknown;
+            if !matches!(*next, Next::Call) {
+                *next = to;
             }
-        }
+        };
+        set(Next::Syncing);
+        let synced = self.file.sync_data();
+        set(Next::Unknown);
+        synced.map_err(SyncError)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sync(&self) -> Result<(), SyncError> {
         self.file.sync_data().map_err(SyncError)
     }
 
