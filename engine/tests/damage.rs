@@ -5,9 +5,11 @@ use std::io::Write;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use lumen_engine::attachment::AttachmentEdit;
-use lumen_engine::events::Event;
+use lumen_engine::events::{Event, Listener};
 use lumen_engine::vfs::memory::{Crash, Memory};
 use lumen_engine::{Batch, Durability, Engine, Error, Options};
 use parking_lot::Mutex;
@@ -209,6 +211,22 @@ fn wherever_a_table_is_damaged_the_others_are_served() {
     assert!(smallest_part >= ROWS as usize - 2 * rows_of_a_table, "{smallest_part} rows were served");
 }
 
+/// How long a scrub in the background may take to find what it must.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A store that is scrubbed in the background, and the damage that it tells of.
+fn scrubbed(options: Options) -> (Engine, Receiver<Error>) {
+    let (sender, receiver) = mpsc::channel();
+    let listener = move |event: &Event| {
+        if let Event::Damaged(error) = event {
+            let _ = sender.send(error.clone());
+        }
+    };
+    let listener: Option<Listener> = Some(Arc::new(listener));
+    let options = Options { threads: 2, scrub_bytes_per_second: 1 << 30, listener, ..options };
+    (Engine::open("/store", options).expect("open"), receiver)
+}
+
 #[test]
 fn a_scrub_reads_values_in_blob_files_and_attachments_too() {
     let vfs = Memory::new();
@@ -253,20 +271,8 @@ fn a_scrub_reads_values_in_blob_files_and_attachments_too() {
     assert_eq!(lost, 1, "one value is lost, and no other");
     engine.close().expect("close");
     // In the background, both are told.
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let listener = move |event: &Event| {
-        if let Event::Damaged(error) = event {
-            let _ = sender.send(error.clone());
-        }
-    };
-    let options = Options {
-        threads: 2,
-        scrub_bytes_per_second: 1 << 30,
-        listener: Some(Arc::new(listener)),
-        ..with_blobs(&vfs)
-    };
-    let engine = Engine::open("/store", options).expect("open");
-    let told: Vec<Error> = receiver.iter().take(2).collect();
+    let (engine, receiver) = scrubbed(with_blobs(&vfs));
+    let told: Vec<Error> = (0..2).map(|_| receiver.recv_timeout(PATIENCE).expect("it is found")).collect();
     assert_eq!(files_of(&told), hit);
     engine.close().expect("close");
 }
@@ -277,20 +283,8 @@ fn the_background_scrub_finds_damage_before_anybody_reads() {
     filled(&vfs);
     let (path, bytes) = tables(&vfs).swap_remove(1);
     vfs.damage(&path, |damaged| damaged[bytes.len() / 2] ^= 1);
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let listener = move |event: &Event| {
-        if let Event::Damaged(error) = event {
-            let _ = sender.send(error.clone());
-        }
-    };
-    let options = Options {
-        threads: 2,
-        scrub_bytes_per_second: 1 << 30,
-        listener: Some(Arc::new(listener)),
-        ..options(&vfs)
-    };
-    let engine = Engine::open("/store", options).expect("open");
-    let found = receiver.recv_timeout(std::time::Duration::from_secs(60)).expect("it is found");
+    let (engine, receiver) = scrubbed(options(&vfs));
+    let found = receiver.recv_timeout(PATIENCE).expect("it is found");
     assert!(matches!(found, Error::Corrupt { .. }));
     let model: BTreeMap<u32, bool> = (0..ROWS).map(|n| (n, engine.get(&key(n)).is_ok())).collect();
     assert!(model.values().filter(|answered| !**answered).count() < 60);

@@ -228,7 +228,7 @@ fn encode_engine(encoder: &mut DescriptorEncoder<'_>, engine: &EngineStats) -> f
     gauge(encoder, "disk_full", "1 while writes are refused for want of room on the disk", full)?;
     counter(encoder, "gets", "Look-ups by key", engine.gets)?;
     counter(encoder, "get_reads", "Blocks that they read from files", engine.get_reads)?;
-    let help = "Bytes of tables and blob files that hold what lives, at least";
+    let help = "Bytes of tables and blob files that hold what lives, estimated";
     gauge(encoder, "live_bytes", help, engine.live_bytes)?;
     let help = "Look-ups that a filter stopped, the key not being in the table";
     counter(encoder, "filter_stopped", help, engine.filter_stopped)?;

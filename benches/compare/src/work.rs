@@ -30,6 +30,7 @@ pub(crate) fn run(group: &str, store: &str, dir: &Path, scale: f64) -> Vec<Figur
     match group {
         "seq" => fill(&*stores::open(store, dir, BIG_CACHE), n(2_000_000), 100, true, &mut figures),
         "fill100" => fill(&*stores::open(store, dir, BIG_CACHE), n(2_000_000), 100, false, &mut figures),
+        // By itself, to set one build beside another; the contest has it in "main".
         "fill400" => fill(&*stores::open(store, dir, BIG_CACHE), n(1_000_000), 400, false, &mut figures),
         "fill400" => fill(&*stores::open(store, dir, BIG_CACHE), n(1_000_000), 400, false, &mut figures),
         "fill4k" => fill(&*stores::open(store, dir, BIG_CACHE), n(200_000), 4096, false, &mut figures),

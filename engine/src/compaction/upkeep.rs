@@ -4,6 +4,7 @@
 //! together with what they reach in the next slot that holds anything; tables that point into a blob file that is mostly
 //! unused, alone. What readers below the floor could still see has to stay, so it is no reason.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use crate::blob::BlobMeta;
@@ -20,6 +21,8 @@ struct Signs<'a> {
     /// Who was written before that is too old.
     written_min: u64,
     collect: &'a [u64],
+    /// Of slot 0, once they were asked for.
+    columns: OnceCell<Vec<Input>>,
 }
 
 impl Signs<'_> {
@@ -59,7 +62,7 @@ impl Signs<'_> {
         self.expired(table) == table.meta.entries
             && self.is_old(table)
             && below(self.version, slot, table).is_none()
-            && (slot > 0 || level0_around(self.version, table).is_none_or(|column| column.tables.len() == 1))
+            && (slot > 0 || self.level0_around(table).is_none_or(|column| column.tables.len() == 1))
     }
 
     /// Whether it has been there too long and something would come of moving it on: older versions that it hides may lie
@@ -74,6 +77,30 @@ impl Signs<'_> {
     fn points_into_garbage(&self, table: &Table) -> bool {
         table.meta.blobs.iter().any(|(file, _)| self.collect.contains(file))
     }
+
+    /// The tables of slot 0 that lie over or under one of them, and it.
+    fn level0_around(&self, table: &Arc<Table>) -> Option<Input> {
+        let columns = self.columns.get_or_init(|| Job::columns(&self.version.slots[0]));
+        let holds_it = |column: &&Input| column.tables.iter().any(|other| Arc::ptr_eq(other, table));
+        columns.iter().find(holds_it).cloned()
+    }
+
+    /// The job that rewrites `table` for this reason.
+    fn job_of(&self, reason: Reason, slot: usize, table: &Arc<Table>) -> Job {
+        let version = self.version;
+        if slot == 0 && reason != Reason::Blobs {
+            // Slot 0 overlaps itself: what lies over or under the table goes with it to the first slot below that holds
+            // anything, or to the last.
+            let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
+            let inputs = self.level0_around(table).into_iter().collect();
+            return completed(version, Job { reason, inputs, target: Some(target) });
+        }
+        // Deletes go down to what they delete; if there is nothing, they go, and so does in place what a range delete covers.
+        let goes_down = matches!(reason, Reason::Deletes | Reason::Age);
+        let target = if goes_down { below(version, slot, table).unwrap_or(slot) } else { slot };
+        let inputs = vec![Input { slot, tables: vec![table.clone()] }];
+        completed(version, Job { reason, inputs, target: Some(target) })
+    }
 }
 
 /// The most useful job of this kind that may be done now.
@@ -82,31 +109,37 @@ pub(crate) fn upkeep(version: &Version, now: u64, limits: &Limits<'_>) -> Option
         .options
         .garbage_age_max
         .map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-    let signs = Signs { version, now, written_min: now.saturating_sub(age_max), collect: &limits.collect };
-    let find = |reason: Reason, from: usize, wanted: &dyn Fn(usize, &Arc<Table>) -> bool| {
+    let signs = Signs {
+        version,
+        now,
+        written_min: now.saturating_sub(age_max),
+        collect: &limits.collect,
+        columns: OnceCell::new(),
+    };
+    let find = |from: usize,
+                wanted: &dyn Fn(usize, &Arc<Table>) -> bool,
+                job: &dyn Fn(usize, &Arc<Table>) -> Job| {
         let mut slots = version.slots.iter().enumerate().skip(from);
         slots.find_map(|(slot, tables)| {
-            let jobs = tables.iter().filter(|table| wanted(slot, table));
-            let mut jobs = jobs.map(|table| {
-                if reason == Reason::Expired && signs.may_go(slot, table) {
-                    return Job {
-                        reason,
-                        inputs: vec![Input { slot, tables: vec![table.clone()] }],
-                        target: None,
-                    };
-                }
-                job_of(version, reason, slot, table)
-            });
-            jobs.find(|job| limits.allow(job))
+            let jobs = tables.iter().filter(|table| wanted(slot, table)).map(|table| job(slot, table));
+            jobs.into_iter().find(|job| limits.allow(job))
         })
     };
+    let rewrite = |reason: Reason, from: usize, wanted: &dyn Fn(usize, &Arc<Table>) -> bool| {
+        find(from, wanted, &|slot, table| signs.job_of(reason, slot, table))
+    };
+    let drop_it = |slot: usize, table: &Arc<Table>| Job {
+        reason: Reason::Expired,
+        inputs: vec![Input { slot, tables: vec![table.clone()] }],
+        target: None,
+    };
     // First what costs nothing. Those of slot 0 that are mostly deletes go soon enough, and with company.
-    find(Reason::Expired, 0, &|slot, table| signs.may_go(slot, table))
-        .or_else(|| find(Reason::RangeDelete, 0, &|_, table| signs.is_under_range(table)))
-        .or_else(|| find(Reason::Deletes, 1, &|_, table| signs.is_mostly_garbage(table)))
-        .or_else(|| find(Reason::Expired, 0, &|_, table| signs.is_mostly_expired(table)))
-        .or_else(|| find(Reason::Blobs, 0, &|_, table| signs.points_into_garbage(table)))
-        .or_else(|| find(Reason::Age, 0, &|slot, table| signs.is_due_by_age(slot, table)))
+    find(0, &|slot, table| signs.may_go(slot, table), &drop_it)
+        .or_else(|| rewrite(Reason::RangeDelete, 0, &|_, table| signs.is_under_range(table)))
+        .or_else(|| rewrite(Reason::Deletes, 1, &|_, table| signs.is_mostly_garbage(table)))
+        .or_else(|| rewrite(Reason::Expired, 0, &|_, table| signs.is_mostly_expired(table)))
+        .or_else(|| rewrite(Reason::Blobs, 0, &|_, table| signs.points_into_garbage(table)))
+        .or_else(|| rewrite(Reason::Age, 0, &|slot, table| signs.is_due_by_age(slot, table)))
 }
 
 /// The next slot that holds anything of the table's keys.
@@ -115,33 +148,14 @@ fn below(version: &Version, slot: usize, table: &Table) -> Option<usize> {
     (slot + 1..SLOTS).find(|&below| !version.overlapping(below, smallest, largest).is_empty())
 }
 
-/// The tables of slot 0 that lie over or under one of them, and it.
-fn level0_around(version: &Version, table: &Arc<Table>) -> Option<Input> {
-    let holds_it = |column: &Input| column.tables.iter().any(|other| Arc::ptr_eq(other, table));
-    Job::columns(&version.slots[0]).into_iter().find(holds_it)
-}
-
-/// The job that rewrites `table` for this reason.
-fn job_of(version: &Version, reason: Reason, slot: usize, table: &Arc<Table>) -> Job {
-    if slot == 0 && reason != Reason::Blobs {
-        // Slot 0 overlaps itself: what lies over or under the table goes with it to the first slot below that holds anything,
-        // or to the last.
-        let target = (1..SLOTS).find(|&slot| !version.slots[slot].is_empty()).unwrap_or(SLOTS - 1);
-        let inputs = level0_around(version, table).into_iter().collect();
-        return completed(version, Job { reason, inputs, target: Some(target) });
-    }
-    // Deletes go down to what they delete; if there is nothing, they go, and so does in place what a range delete covers.
-    let goes_down = matches!(reason, Reason::Deletes | Reason::Age);
-    let target = if goes_down { below(version, slot, table).unwrap_or(slot) } else { slot };
-    let inputs = vec![Input { slot, tables: vec![table.clone()] }];
-    completed(version, Job { reason, inputs, target: Some(target) })
-}
-
 /// Percent of a blob file that may be unused before its values are written anew.
 const BLOB_GARBAGE_PERCENT: u64 = 50;
 
 /// Blob files of which too much is unused, by uid.
 pub(crate) fn blobs_to_collect(version: &Version) -> Vec<u64> {
+    if version.blobs.is_empty() {
+        return Vec::new(); // asked with every choice of a job, and most stores have none
+    }
     let used = version.blob_bytes_used();
     let is_garbage = |meta: &BlobMeta| {
         let unused = meta.len.saturating_sub(used.get(&meta.uid).copied().unwrap_or(0));

@@ -116,6 +116,7 @@ impl File for DiskFile {
             }
             *next = self.next_window(&next, offset);
         }
+        drop(next); // who syncs does not wait for the call
         self.write_at(bytes, offset)
     }
 
