@@ -21,6 +21,8 @@ use crate::sync::thread::{self, JoinHandle};
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due. Also how long nobody
 /// must have written before a store is at rest.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it looks for what is too old after days.
+const LOOK_FOR_AGE: Duration = Duration::from_secs(60);
 /// How long a scrub rests when it has read everything.
 const SCRUB_REST: Duration = Duration::from_secs(3600);
 /// Compactions wait for a flush under way while writers are this far from waiting.
@@ -182,13 +184,15 @@ impl Background {
                 let is_full = self.shared.is_disk_full();
                 let may_rest = self.pick_at_rest(&work).is_some();
                 let grows_old = self.shared.options.garbage_age_max.is_some();
-                let is_timed = self.shared.picker.is_timed() || grows_old || view.version.expires();
-                if !(is_timed || is_full || may_rest || lacks_room()) {
+                let is_timed = self.shared.picker.is_timed() || view.version.expires();
+                let looks_soon = is_timed || is_full || may_rest || lacks_room();
+                if !looks_soon && !grows_old {
                     self.shared.bell.wait(&mut work);
                     continue;
                 }
+                let look = if looks_soon { LOOK } else { LOOK_FOR_AGE };
                 let written = self.shared.counters.user_bytes.sum();
-                let is_quiet = self.shared.bell.wait_for(&mut work, LOOK).timed_out();
+                let is_quiet = self.shared.bell.wait_for(&mut work, look).timed_out();
                 if is_full {
                     self.shared.look_for_room(); // perhaps nobody else does
                 }
@@ -422,3 +426,6 @@ impl Background {
         !work.is_over()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@
 //! rewritten, and the values that they still use go to a new file (as RocksDB's BlobDB and Pebble do, in compactions rather
 //! than by a collector of its own as in WiscKey).
 //!
-//! [`Properties::blobs`]: crate::table::builder::Properties
+//! [`Properties::blobs`]: crate::table::properties::Properties
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -90,7 +90,8 @@ impl Commit {
         Ok(seq)
     }
 
-    /// Writes a batch that would fill the memtable by itself: it becomes one, frozen from the beginning.
+    /// Writes a batch that would fill the memtable by itself: it becomes one, frozen from the beginning. It is sorted before
+    /// it has its number, so that nobody waits for that.
     fn write_large(
         &self,
         shared: &Shared,
@@ -99,12 +100,14 @@ impl Commit {
         batch: &Batch,
         durability: Durability,
     ) -> Result<Seq> {
+        let mut gathered = Gathered::new();
+        gathered.add(0, operations);
+        let mut memtable = gathered.sorted();
         let mut order = self.order.lock();
         let seq = order.last + 1;
         let end = append(shared, log, seq, batch)?;
         order.last = seq;
-        let mut gathered = Gathered::new();
-        gathered.add(seq, operations);
+        memtable.number(seq);
         shared.view.load().gaps.put(seq, operations);
         // All before it must be visible before it is frozen, and durable if it was asked to be.
         match order.syncing {
@@ -113,7 +116,7 @@ impl Commit {
         }
         order.syncing = None;
         shared.visible.fetch_max(seq - 1, Ordering::AcqRel);
-        shared.freeze_with(seq, gathered.sorted());
+        shared.freeze_with(seq, memtable);
         Ok(seq)
     }
 

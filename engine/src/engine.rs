@@ -31,7 +31,7 @@ use crate::vfs::Lock;
 /// An open store. Share it by `Arc`; all methods may be called from any thread.
 pub struct Engine {
     shared: Arc<Shared>,
-    background: Background,
+    pub(crate) background: Background,
     commit: Commit,
     threads: Mutex<Vec<JoinHandle<()>>>,
     recovery: Recovery,

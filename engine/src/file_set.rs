@@ -19,7 +19,7 @@ use crate::log::sync_failed;
 use crate::output::read_blob;
 use crate::range_delete::WAITING;
 use crate::state::Shared;
-use crate::table::builder::TableMeta;
+use crate::table::properties::TableMeta;
 use crate::version::Version;
 use crate::version::edit::Edit;
 use crate::version::manifest;

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::output::{Fate, Output, Plan, Survivors};
 use crate::range_delete::{RangeDelete, WAITING};
 use crate::state::{FlushTask, Shared};
-use crate::table::builder::Times;
+use crate::table::properties::Times;
 use crate::version::Version;
 use crate::version::edit::Edit;
 

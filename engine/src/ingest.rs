@@ -13,7 +13,7 @@ use crate::key::{Entry, Op, Seq};
 use crate::output::{Output, Plan};
 use crate::range_delete::{RangeDelete, WAITING};
 use crate::state::Shared;
-use crate::table::builder::{TableMeta, Times};
+use crate::table::properties::{TableMeta, Times};
 use crate::version::edit::Edit;
 use crate::version::{SLOTS, Version};
 

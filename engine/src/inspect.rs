@@ -9,9 +9,10 @@ use crate::compaction::progress::Progress;
 use crate::log::{self, Kind};
 use crate::quarantine::Quarantine;
 use crate::table::block::{Block, BlockCursor};
-use crate::table::builder::{Properties, split_partition};
+use crate::table::builder::split_partition;
 use crate::table::filter::Filter;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
+use crate::table::properties::Properties;
 use crate::version::Version;
 use crate::version::edit::Edit;
 

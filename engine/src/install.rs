@@ -13,7 +13,7 @@ use crate::memtable::Memtable;
 use crate::range_delete::{RangeDelete, RangeDeletes, WAITING};
 use crate::state::Shared;
 use crate::sync::atomic::Ordering;
-use crate::table::builder::TableMeta;
+use crate::table::properties::TableMeta;
 use crate::table::reader::Table;
 use crate::version::Version;
 use crate::version::edit::Edit;

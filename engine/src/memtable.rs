@@ -261,6 +261,17 @@ impl Memtable {
         self.entries.fetch_add(operations.len() as u64, Relaxed);
     }
 
+    /// Says of which seq all of it is that was sorted once, of one batch, before it had a number.
+    pub(crate) fn number(&mut self, seq: Seq) {
+        let Entries::Sorted(entries) = &mut self.map else {
+            panic!("what is added one by one has its numbers")
+        };
+        entries.iter_mut().for_each(|version| version.seq = seq);
+        let ranges = self.ranges.get_mut();
+        let numbered = ranges.list().iter().map(|range| RangeDelete { seq, ..range.clone() });
+        *ranges = RangeDeletes::new(numbered.collect());
+    }
+
     /// The newest version of `key` with a seq of at most `at`. `hash` is the filter hash of the key.
     pub(crate) fn get(&self, key: &[u8], hash: u64, at: Seq) -> Option<Found> {
         if !self.filter.may_contain(hash) {

@@ -10,7 +10,8 @@ use crate::events::Event;
 use crate::key::{Entry, Op, Seq};
 use crate::range_delete::RangeDeletes;
 use crate::state::Shared;
-use crate::table::builder::{TableBuilder, TableMeta, TableOptions};
+use crate::table::builder::{TableBuilder, TableOptions};
+use crate::table::properties::TableMeta;
 
 /// What becomes of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,11 +166,7 @@ impl<'a> Output<'a> {
             let op = if entry.op.expires() { Op::BlobUntil } else { Op::Blob };
             stored = Entry { op, value: &bytes, ..entry };
         }
-        let table = self.table()?;
-        table.add(stored)?;
-        if let Some(handle) = handle {
-            table.points_into(handle.file, handle.len as u64);
-        }
+        self.table()?.add(stored)?;
         self.handle = bytes;
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::key::Seq;
 use crate::output::{Output, Plan};
 use crate::range_delete::RangeDelete;
 use crate::state::Shared;
-use crate::table::builder::Times;
+use crate::table::properties::Times;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::key::Seq;
-use crate::table::builder::TableMeta;
+use crate::table::properties::TableMeta;
 
 /// One range delete.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -170,6 +170,7 @@ impl Shared {
     /// Starts a new memtable; the old one, with `attached`, waits to be flushed. Everything up to `seq` is in it, and the
     /// caller lets nobody write meanwhile.
     pub(crate) fn freeze(&self, seq: Seq, attached: Option<Box<dyn Frozen>>) -> Result<()> {
+        let active = self.new_memtable(); // takes a moment, in which nobody has to wait
         let mut work = self.work.lock();
         check(&work)?;
         let view = self.view.load();
@@ -180,7 +181,7 @@ impl Shared {
         memtable.end(seq);
         let mut frozen = view.frozen.clone();
         frozen.insert(0, memtable.clone());
-        self.swap(view.with(self.new_memtable(), frozen));
+        self.swap(view.with(active, frozen));
         work.queue.push_back(FlushTask { memtable, attached, seq, committed: false });
         self.bell.notify_all();
         Ok(())

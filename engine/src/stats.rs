@@ -45,7 +45,7 @@ pub(crate) struct Counters {
     pub compaction_read_bytes: AtomicU64,
     by_reason: [AtomicU64; Reason::ALL.len()],
     stalls: [(AtomicU64, AtomicU64); Stall::ALL.len()],
-    /// Bytes of keys and values that were written to the store.
+    /// Bytes of the batches that were written to the store.
     pub user_bytes: Striped,
     pub gets: Striped,
 }
@@ -175,7 +175,7 @@ pub struct Stats {
     pub debt_bytes: u64,
     /// Tables over one another in level 0, at most.
     pub level0_depth: u64,
-    /// Bytes of keys and values that were written to the store.
+    /// Bytes of the batches that were written to the store: keys, values, and a few bytes around each.
     pub user_bytes: u64,
     /// Bytes of blob files, and of those the bytes that tables still point to.
     pub blob_bytes: u64,

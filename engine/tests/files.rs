@@ -191,6 +191,51 @@ fn a_set_of_files_replaces_a_store_and_only_what_is_missing_is_sent() {
 }
 
 #[test]
+fn range_deletes_that_still_have_to_do_travel_with_a_set() {
+    // In force at once, with all that they delete still there; and waiting for those who may read the past.
+    for retain_seqs in [0, 100] {
+        let vfs = Memory::new();
+        let outer = || Options { log: false, retain_seqs, ..options(&vfs) };
+        // Who lets go of the oldest rewrites nothing for a range delete.
+        let compaction = Compaction::Fifo { bytes_max: u64::MAX, age_max: None };
+        let leader = Engine::open("/leader", Options { compaction, ..outer() }).expect("open");
+        let follower = Engine::open("/follower", outer()).expect("open");
+        apply(&follower, 1, 150..250, 9); // goes, whatever is deleted
+        apply(&leader, 1, 0..300, 1);
+        let mut batch = Batch::new();
+        batch.delete_range(b"key00100", b"key00200");
+        leader.apply(2, &batch).expect("apply");
+        leader.publish(2);
+        leader.freeze(2, None).expect("freeze");
+        leader.work().expect("flushed, and nothing is merged");
+        assert!(leader.shape().contains("range delete key00100..key00200"), "{}", leader.shape());
+        send(&leader, &follower, &vfs, "/staged");
+        follower.install(&leader.file_set().manifest(), "/staged").expect("install");
+        assert!(follower.shape().contains("range delete key00100..key00200"), "{}", follower.shape());
+        assert_eq!((rows(&leader).len(), rows(&follower)), (200, rows(&leader)));
+        // Both go on alike: rows come back into the range, and all is merged.
+        for seq in [3, 4] {
+            for engine in [&leader, &follower] {
+                apply(engine, seq, [150, 297 + seq as u32], 4);
+                engine.settle().expect("settle");
+            }
+            assert_eq!(rows(&follower), rows(&leader), "retaining {retain_seqs}, at seq {seq}");
+            assert_eq!(rows(&leader).len(), 201 + seq as usize - 2);
+        }
+        let expected = rows(&leader);
+        drop((leader, follower));
+        vfs.crash(Crash::DropPending, 1);
+        for dir in ["/leader", "/follower"] {
+            let engine = Engine::open(dir, outer()).expect("open");
+            assert_eq!(rows(&engine), expected);
+            engine.settle().expect("settle");
+            assert_eq!(rows(&engine), expected, "{dir}, merged");
+            assert!(engine.verify(&mut |_, _| true).expect("verify").is_empty());
+        }
+    }
+}
+
+#[test]
 fn a_set_that_was_damaged_on_the_way_replaces_nothing() {
     let vfs = Memory::new();
     let outer = || Options { log: false, ..options(&vfs) };

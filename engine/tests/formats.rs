@@ -130,6 +130,9 @@ fn a_store_of_version_1_holds_what_it_held() {
             "no block is packed by {codec}:\n{tables}"
         );
     }
+    for filter in ["Bloom", "fuse"] {
+        assert!(tables.contains(&format!("{filter} filter of ")), "no {filter} filter is in it:\n{tables}");
+    }
     let engine = Engine::open(copy.path(), options()).expect("version 1 opens");
     assert!(engine.verify(&mut |_, _| true).expect("readable").is_empty());
     assert!(engine.recovery().records > 0, "the log was replayed");

@@ -429,28 +429,3 @@ fn who_waits_too_long_is_told_what_is_behind() {
     engine.admit(Duration::from_secs(60)).expect("nothing is behind any more");
     assert_eq!(engine.get(b"a").expect("get").as_deref(), Some(&b"1"[..]));
 }
-
-#[test]
-fn filters_are_counted_by_what_they_did() {
-    let passed = |filter_bits: usize| {
-        let options = Options { vfs: Arc::new(Memory::new()), threads: 0, filter_bits, ..Options::default() };
-        let engine = Engine::open("/store", options).expect("open");
-        for n in 0..2_000u32 {
-            let mut batch = Batch::new();
-            batch.put(&(2 * n).to_be_bytes(), b"value");
-            engine.write(&batch, Durability::Buffered).expect("write");
-        }
-        engine.flush().expect("flush");
-        for n in 0..1_999u32 {
-            assert!(engine.get(&(2 * n + 1).to_be_bytes()).expect("get").is_none());
-        }
-        let stats = engine.stats();
-        assert_eq!(stats.filter_false + stats.filter_stopped, 1_999, "each is one or the other");
-        assert_eq!(stats.gets, 1_999);
-        assert!(stats.read_amplification() < 0.2, "{} blocks were read", stats.get_reads);
-        assert!((stats.space_amplification() - 1.0).abs() < 1e-9, "one table, and nothing over it");
-        stats.filter_false_rate()
-    };
-    assert!(passed(10) < 0.01);
-    assert!(passed(0) > 0.999, "without filters every look is in vain");
-}

@@ -242,6 +242,49 @@ fn check_and_inspect_read_a_folder_that_no_server_uses() {
 }
 
 #[test]
+fn inspect_shows_every_kind_of_file() {
+    let folder = tempfile::tempdir().unwrap();
+    // The stores of version 1 that the engine and the database are tested with.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let stores = ["engine/tests/formats/v1", "database/tests/formats/v1"].map(|store| root.join(store));
+    let mut kinds = std::collections::BTreeSet::new();
+    for path in
+        stores.iter().flat_map(|store| std::fs::read_dir(store).unwrap()).map(|entry| entry.unwrap().path())
+    {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let (kind, bytes) = (name.rsplit('.').next().unwrap().to_string(), std::fs::read(&path).unwrap());
+        let expected = match kind.as_str() {
+            "sst" => "table uid ",
+            "blob" => "blob file uid ",
+            "wal" | "log" | "manifest" => "segment ",
+            // What an embedder attaches is its own; the database's are segments and deletes.
+            "att" if path.starts_with(&stores[0]) => continue,
+            "att" => "segment",
+            other => panic!("a file of kind {other}: {name}"),
+        };
+        let output = run(&["inspect", path.to_str().unwrap()]);
+        let text = stdout(&output);
+        assert!(
+            code(&output) == 0 && text.contains(expected) && !text.contains("DAMAGE"),
+            "{path:?}: {text}"
+        );
+        // What cannot be read is named, and the rest shown; so are tables that were put aside.
+        if kind == "sst" || kind == "blob" {
+            let mut damaged = bytes.clone();
+            damaged[bytes.len() / 4] ^= 1;
+            let aside =
+                folder.path().join(if kind == "sst" { format!("{name}.damaged") } else { name.clone() });
+            std::fs::write(&aside, damaged).unwrap();
+            let output = run(&["inspect", aside.to_str().unwrap()]);
+            let text = stdout(&output);
+            assert!(text.contains("DAMAGE") && text.contains(expected), "{name}: {text}");
+        }
+        kinds.insert(kind);
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["att", "blob", "log", "manifest", "sst", "wal"]);
+}
+
+#[test]
 fn check_names_the_damage_and_leaves_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

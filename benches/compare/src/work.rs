@@ -32,7 +32,6 @@ pub(crate) fn run(group: &str, store: &str, dir: &Path, scale: f64) -> Vec<Figur
         "fill100" => fill(&*stores::open(store, dir, BIG_CACHE), n(2_000_000), 100, false, &mut figures),
         // By itself, to set one build beside another; the contest has it in "main".
         "fill400" => fill(&*stores::open(store, dir, BIG_CACHE), n(1_000_000), 400, false, &mut figures),
-        "fill400" => fill(&*stores::open(store, dir, BIG_CACHE), n(1_000_000), 400, false, &mut figures),
         "fill4k" => fill(&*stores::open(store, dir, BIG_CACHE), n(200_000), 4096, false, &mut figures),
         "main" => main_group(store, dir, n(1_000_000), &mut figures),
         "sync" => sync(&*stores::open(store, dir, BIG_CACHE), &mut figures),

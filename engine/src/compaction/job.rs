@@ -15,7 +15,7 @@ use crate::key::{Entry, Op};
 use crate::merge::MergeCursor;
 use crate::output::{Fate, Output, Plan, Survivors, read_blob};
 use crate::state::Shared;
-use crate::table::builder::Times;
+use crate::table::properties::Times;
 use crate::table::reader::Table;
 use crate::version::edit::Edit;
 use crate::version::{Run, RunCursor, SLOTS, Version, sublevels};
@@ -221,7 +221,7 @@ fn merge(
         }
         merged.next()?;
     }
-    let (tables, blobs) = output.finish()?;
+    let (tables, blobs) = output.so_far()?;
     // What went in must have come out or been dropped on purpose, and inputs must hold what the manifest says.
     let stated: u64 = job.tables().map(|table| table.meta.entries).sum();
     let counted: u64 = tables.iter().map(|meta| meta.entries).sum();
@@ -235,6 +235,7 @@ fn merge(
             ),
         ));
     }
+    output.keep();
     Ok(Some(Progress { tables, blobs, counts, ..progress }))
 }
 

@@ -18,7 +18,7 @@ use crate::coding::{Decoder, put_slice, put_varint};
 use crate::compaction::plan::{Input, Job, Reason};
 use crate::key::Seq;
 use crate::state::Shared;
-use crate::table::builder::TableMeta;
+use crate::table::properties::TableMeta;
 use crate::version::{SLOTS, Version};
 
 /// What a compaction has done so far.

@@ -10,7 +10,7 @@
 //! partition:  │ filter │ index │ filter_len: u32 │       over the data blocks since the partition before
 //!
 //! properties:  │ uid │ entries │ deletes │ close_deletes │ shadowed │ expiring │ expiry_max │ raw_bytes │ min_seq │ max_seq │
-//!              │ oldest_ms │ written_ms │                      all of them varints, as `builder.rs` explains them
+//!              │ oldest_ms │ written_ms │                      all of them varints, as `properties.rs` explains them
 //!              │ smallest key: slice │ largest key: slice │ blob files: varint │ uid: varint ‖ bytes: varint … │
 //!
 //! footer:  0 u64 uid            8 u64 top index offset  16 u32 top index length  20 u32 properties length
@@ -32,7 +32,10 @@ pub(crate) mod cache;
 pub(crate) mod cursor;
 pub(crate) mod filter;
 pub(crate) mod footer;
+pub(crate) mod properties;
 pub(crate) mod reader;
+#[cfg(test)]
+mod tests;
 
 /// What a table's file is called.
 pub(crate) fn name(number: u64) -> String {

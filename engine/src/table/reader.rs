@@ -11,11 +11,12 @@ use crate::slice::Found;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::block::{BadBlock, Block, BlockCursor};
-use crate::table::builder::{Properties, TableMeta, split_partition};
+use crate::table::builder::split_partition;
 use crate::table::cache::{BlockCache, Cached, Partition};
 use crate::table::cursor::TableCursor;
 use crate::table::filter::Filter;
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
+use crate::table::properties::{Census, Properties, TableMeta, Times};
 use crate::vfs::{File, Mode, Vfs};
 
 /// The parts of a table that are read once and kept.
@@ -193,10 +194,9 @@ impl Table {
         let properties = self.read_raw(&*file, footer.properties, BlockKind::Properties)?;
         let stated = Properties::decode(&mut Decoder::new(&properties))
             .ok_or_else(|| self.corrupt(footer.properties.offset, "malformed properties"))?;
-        if stated != self.meta.stated {
-            return Err(
-                self.corrupt(footer.properties.offset, "the properties are not those of the manifest")
-            );
+        if let Some(difference) = stated.difference(&self.meta.stated) {
+            let reason = format!("the properties are not those of the manifest: {difference}");
+            return Err(self.corrupt(footer.properties.offset, reason));
         }
         let (top, blocks_end) = (Arc::new(top), footer.index.offset);
         let (mut handles, mut cursor) = (Vec::new(), BlockCursor::new(top.clone()));
@@ -456,38 +456,38 @@ impl Table {
         Ok(entries)
     }
 
-    /// Reads every block and checks it: order, bounds and counts against the manifest. `each` checks an entry's value.
+    /// Reads every block and checks it: order, and all that the table and the manifest say of it. `each` checks an entry's
+    /// value.
     pub(crate) fn verify(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
+        let Properties { uid, oldest_ms, written_ms, .. } = self.meta.stated;
+        let mut census = Census::new(uid, Times { oldest_ms, written_ms });
         let mut cursor = TableCursor::new(self, false);
         cursor.seek_first()?;
-        let (mut entries, mut deletes, mut previous) = (0, 0, None::<(Vec<u8>, Seq)>);
+        let (mut last, mut last_seq, mut block) = (Vec::new(), 0, None);
         while let Some(entry) = cursor.entry() {
-            let after = |(key, seq): &(Vec<u8>, Seq)| {
-                crate::key::compare(key, *seq, entry.key, entry.seq) == std::cmp::Ordering::Less
-            };
-            if !previous.as_ref().is_none_or(after) {
-                return Err(self.corrupt(cursor.data_offset, "keys do not ascend"));
+            let offset = cursor.data_offset;
+            let is_first = block.is_none();
+            if !is_first && crate::key::compare(&last, last_seq, entry.key, entry.seq).is_ge() {
+                return Err(self.corrupt(offset, "keys do not ascend"));
             }
-            if entry.key < self.meta.smallest.as_slice() || entry.key > self.meta.largest.as_slice() {
-                return Err(self.corrupt(cursor.data_offset, "a key lies outside the table's bounds"));
+            if block.replace(offset).is_some_and(|before| before != offset) {
+                census.end_block();
             }
             each(&entry)?;
-            entries += 1;
-            deletes += u64::from(entry.op == Op::Delete);
-            let (key, seq) = previous.get_or_insert_default();
-            key.clear();
-            key.extend_from_slice(entry.key);
-            *seq = entry.seq;
+            let seq = entry.seq - self.meta.seq_base;
+            census.add(&Entry { seq, ..entry }, !is_first && last == entry.key);
+            last.clear();
+            last.extend_from_slice(entry.key);
+            last_seq = entry.seq;
             cursor.next()?;
         }
-        if (entries, deletes) != (self.meta.entries, self.meta.deletes) {
-            let expected = (self.meta.entries, self.meta.deletes);
-            return Err(self.corrupt(
-                0,
-                format!("entries and deletes are {:?}, expected {expected:?}", (entries, deletes)),
-            ));
+        census.end_block();
+        match census.take(&last).difference(&self.meta.stated) {
+            Some(difference) => {
+                Err(self.corrupt(0, format!("its entries and its properties differ: {difference}")))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -24,7 +24,7 @@ use crate::key::Seq;
 use crate::log::Position;
 use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDelete;
-use crate::table::builder::TableMeta;
+use crate::table::properties::TableMeta;
 
 /// A change that takes effect as one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -363,7 +363,7 @@ pub(crate) fn idle_ranges(version: &Version) -> Vec<RangeDelete> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::builder::{Properties, TableMeta};
+    use crate::table::properties::{Properties, TableMeta};
 
     fn table(number: u64) -> TableMeta {
         let (smallest, largest) = (b"a".to_vec(), b"b".to_vec());

@@ -18,10 +18,11 @@ use crate::output::read_blob;
 use crate::quarantine::Quarantine;
 use crate::range_delete::RangeDeletes;
 use crate::slice::Found;
-use crate::table::builder::{TableOptions, Times};
+use crate::table::builder::TableOptions;
 use crate::table::cursor::TableCursor;
 use crate::table::filter::FilterKind;
 use crate::table::footer::Codec;
+use crate::table::properties::Times;
 use crate::table::reader::{Reach, Table};
 
 /// How many slots there are.
