@@ -267,7 +267,7 @@ impl Memtable {
             panic!("what is added one by one has its numbers")
         };
         entries.iter_mut().for_each(|version| version.seq = seq);
-        let ranges = self.ranges.get_mut();
+        let mut ranges = self.ranges.write();
         let numbered = ranges.list().iter().map(|range| RangeDelete { seq, ..range.clone() });
         *ranges = RangeDeletes::new(numbered.collect());
     }
