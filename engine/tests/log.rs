@@ -429,3 +429,31 @@ fn a_record_of_another_log_s_kind_is_damage() {
     assert!(matches!(&error, Error::Corrupt { reason, .. } if reason.contains("kind 2")), "{error}");
     assert_eq!(open(&vfs, 4096).2, [1, 2, 3]);
 }
+
+#[test]
+fn a_cursor_meets_what_is_written_behind_it() {
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 1..=2);
+    // Some ask once more when they have had the last record, others know that it was; some come back late.
+    let cursor = |seq| log.cursor(seq).expect("readable").expect("it is there");
+    let mut cursors = [(1, true, 1), (1, false, 1), (2, false, 3), (1, true, 7)]
+        .map(|(seq, asks, every)| (cursor(seq), seq, asks, every));
+    for last in 3..=200 {
+        for (cursor, next, asks, every) in &mut cursors {
+            if last % *every != 0 {
+                continue;
+            }
+            while *next < last {
+                let record = cursor.next(&log).expect("readable").expect("it is written");
+                assert_eq!((record.seq, &record.payload[..]), (*next, &[*next as u8; 100][..]));
+                *next += 1;
+            }
+            if *asks {
+                assert!(cursor.next(&log).expect("readable").is_none(), "nothing comes after {last}");
+            }
+        }
+        append(&log, last..=last);
+    }
+    assert!(log.segments().len() > 3, "{:?}", log.segments());
+}

@@ -109,9 +109,15 @@ impl Cursor {
 
     /// Seq, kind, where the payload lies in the window, and where the record ends; in the next segment if this one has ended.
     fn peek_record(&mut self, log: &Log) -> Result<Option<(u64, Kind, usize, usize, u64)>> {
+        let mut is_old = !self.window.is_empty();
         loop {
             if let Some(found) = self.record_here()? {
                 return Ok(Some(found));
+            }
+            // What was read ahead may be of before the record was written.
+            if std::mem::take(&mut is_old) {
+                self.window.clear();
+                continue;
             }
             let segments = log.segments();
             let Some(&(number, first)) = segments.iter().find(|&&(number, _)| number > self.number) else {
