@@ -24,7 +24,10 @@ mod conformance;
 mod leader;
 mod log;
 mod message;
+mod planted;
 mod propose;
+#[cfg(all(test, lumen_sim))]
+mod simulation;
 mod snapshot;
 mod state_machine;
 mod transfer;

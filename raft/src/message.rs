@@ -296,7 +296,12 @@ fn read_append(bytes: &Bytes, decoder: &mut Decoder<'_>) -> Option<AppendEntries
         let len = decoder.length()?;
         let from = decoder.position();
         decoder.take(len)?;
-        entries.push(codec::read_entry(&bytes.slice(from..from + len))?);
+        let entry = codec::read_entry(&bytes.slice(from..from + len))?;
+        let before = entries.last().map(|entry| entry.log_id).or(prev_log_id);
+        if entry.log_id.index != before.map_or(0, |before| before.index + 1) {
+            return None; // nothing is left out on the way
+        }
+        entries.push(entry);
     }
     Some(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }

@@ -82,6 +82,11 @@ impl Entries {
         self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| codec::entry_len(&entry));
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// The first one there is, with its record.
     pub(super) fn first(&self) -> Option<Run> {
         self.runs.first().copied()

@@ -70,7 +70,11 @@ impl Replay {
         let entry = codec::read_entry(&Bytes::copy_from_slice(&payload[decoder.position()..]));
         let entry = entry.ok_or("a malformed entry")?;
         let index = entry.log_id.index;
-        if let Some(last) = self.last.filter(|last| index != last.index + 1) {
+        // Before the first entry some may be missing: those of a segment that went, by a purge that is noted further on. Who
+        // opens the log asks at the end whether it is.
+        let follows =
+            |last: &LogId| index == last.index + 1 || (self.entries.is_empty() && index > last.index);
+        if let Some(last) = self.last.filter(|last| !follows(last)) {
             return Err(format!("entry {index} follows entry {}", last.index));
         }
         self.committed = self.committed.max(committed);

@@ -24,6 +24,7 @@ use super::replay::Replay;
 use super::{BASE, BOOT, COMMITTED_BYTES, ENTRY, HEAD_BYTES, NODE, PURGE, TRUNCATE, VOTE};
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::types::{Entry, GROUP, LogId, TypeConfig, Vote};
 
 /// File ending of the log's segments.
@@ -121,14 +122,20 @@ impl LogStore {
             last_record = number;
             replay.record(number, GROUP, payload, setup.tail_bytes).map_err(bad)
         })?;
-        let Replay { node, vote, committed, purged, boot, mut base, last, entries } = replay;
+        let Replay { node, vote, committed, purged, boot, mut base, mut last, mut entries } = replay;
+        if let Some(dropped) =
+            last.filter(|last| planted::is(Bug::LastEntryDropped) && end_of(purged) < last.index)
+        {
+            entries.truncate(dropped.index);
+            last = Some(LogId { index: dropped.index - 1, ..dropped });
+        }
         if let Some(first) = entries.first().filter(|run| run.first != end_of(purged)) {
             let reason =
                 format!("it begins at entry {}, after {} entries are gone", first.first, end_of(purged));
             return Err(Error::Corrupt { file: "the replicated log".into(), offset: 0, reason });
         }
         let durable = last.map(|last| last.index);
-        let boot = (setup.clock)().max(boot + 1);
+        let boot = if planted::is(Bug::LivesNotToldApart) { 1 } else { (setup.clock)().max(boot + 1) };
         let mut next_record = last_record + 1;
         let mut begun = vec![(BOOT, boot)];
         if last_record == 0 && setup.base > 0 {
@@ -218,7 +225,8 @@ impl LogStore {
 
     /// Notes what is committed; written with the next entry.
     pub(crate) fn set_committed(&self, committed: Option<LogId>) {
-        self.shared.state.lock().committed = committed;
+        let mut state = self.shared.state.lock();
+        state.committed = if planted::is(Bug::CommittedTooFar) { state.last } else { committed };
     }
 
     /// Entries from `start` to before `end`, as many as fit into `bytes_max`, at least one if there is one.
@@ -250,6 +258,10 @@ impl LogStore {
                 state.entries.push(entry, record);
                 end = position;
             }
+            if planted::is(Bug::EntriesNotSynced) {
+                callback.io_completed(Ok(()));
+                return Ok(());
+            }
             shared.when_durable(&mut state, end, Done::Appended(callback));
         }
         shared.work_inline();
@@ -265,6 +277,10 @@ impl LogStore {
             codec::put_vote(&mut record, vote);
             let (_, position) = self.shared.append(&mut state, &[&record])?;
             state.vote = Some(*vote);
+            if planted::is(Bug::VoteNotSynced) {
+                let _ = sender.send(Ok(()));
+                return Ok(receiver);
+            }
             self.shared.when_durable(&mut state, position, Done::Voted(sender));
         }
         self.shared.work_inline();
@@ -279,8 +295,12 @@ impl LogStore {
         }
         let mut record = head(TRUNCATE).to_vec();
         codec::put_maybe(&mut record, last.as_ref());
-        self.shared.append(&mut state, &[&record])?;
-        state.entries.truncate(end_of(last));
+        if !planted::is(Bug::TruncationNotLogged) {
+            self.shared.append(&mut state, &[&record])?;
+        }
+        if !planted::is(Bug::TruncationKeepsTail) {
+            state.entries.truncate(end_of(last));
+        }
         state.last = last;
         state.durable = state.durable.min(last.map(|last| last.index));
         Ok(())
@@ -293,7 +313,7 @@ impl LogStore {
             let mut state = shared.state.lock();
             // Vote, number and life once more, since the segments that hold them may go.
             let mut kept = state.next_record;
-            if let Some(vote) = state.vote {
+            if let Some(vote) = state.vote.filter(|_| !planted::is(Bug::VoteGoesWithSegment)) {
                 let mut record = head(VOTE).to_vec();
                 codec::put_vote(&mut record, &vote);
                 shared.append(&mut state, &[&record])?;

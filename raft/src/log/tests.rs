@@ -199,6 +199,37 @@ fn a_crash_at_any_call_leaves_all_that_was_durable() {
 }
 
 #[test]
+fn a_purge_may_end_anywhere_and_the_next_one_too() {
+    // Entries of one segment go by two purges, of which the first is noted behind entries that stay: those of the second
+    // are nowhere then.
+    let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
+    for (first, second) in
+        (0..58).flat_map(|first| (first + 1..59).step_by(3).map(move |second| (first, second)))
+    {
+        let vfs = Memory::new();
+        let log = open(&vfs, false).expect("opens");
+        let payload = EntryPayload::Normal(Proposed(Bytes::from(vec![1; 900])));
+        for index in 0..60 {
+            Operation::Append(vec![Entry { log_id: id(index), payload: payload.clone() }])
+                .run(&log)
+                .expect("appended");
+            if index == 40 && first < 40 {
+                Operation::Purge(id(first)).run(&log).expect("purged");
+            }
+        }
+        if first >= 40 {
+            Operation::Purge(id(first)).run(&log).expect("purged");
+        }
+        Operation::Purge(id(second)).run(&log).expect("purged");
+        let expected = Content::of(&log);
+        drop(log);
+        let log =
+            open(&vfs, false).unwrap_or_else(|error| panic!("gone to {first}, then to {second}: {error}"));
+        assert_eq!(Content::of(&log), expected, "gone to {first}, then to {second}");
+    }
+}
+
+#[test]
 fn entries_that_have_left_memory_are_read_from_the_files_in_pieces() {
     let vfs = Memory::new();
     let log = open(&vfs, false).expect("opens");
