@@ -6,7 +6,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,17 @@ const ROWS: u64 = 100_000;
 const VALUE_BYTES: usize = 400;
 
 /// What a memtable asks of a list. Of one key, newer versions come first.
-trait List: Default {
+trait List: Default + Sync {
     /// Adds a version; by one at a time.
     fn insert(&self, key: &[u8], seq: u64, value: &[u8]);
     /// The length of the newest value of `key` with a seq of at most `seq`.
     fn get(&self, key: &[u8], seq: u64) -> Option<usize>;
     /// Bytes of all keys and values, met in order.
-    fn walk(&self) -> usize;
+    fn walk(&self) -> usize {
+        self.seek(&[], usize::MAX)
+    }
+    /// Bytes of the keys and values of at most so many versions from `key` on.
+    fn seek(&self, key: &[u8], rows: usize) -> usize;
 }
 
 /// A version in a node.
@@ -129,8 +133,12 @@ impl List for Crossbeam {
         (version.rest().0 == key).then(|| version.bytes.len() - key.len())
     }
 
-    fn walk(&self) -> usize {
-        self.0.iter().map(|entry| entry.key().bytes.len()).sum()
+    fn seek(&self, key: &[u8], rows: usize) -> usize {
+        let from: &dyn Place = &Wanted(head(key), key, u64::MAX);
+        // Entry by entry, as a cursor holds it; a range would look for its end each time.
+        let first = self.0.lower_bound(Bound::Included(from));
+        let entries = std::iter::successors(first, |entry| entry.next());
+        entries.take(rows).map(|entry| entry.key().bytes.len()).sum()
     }
 }
 
@@ -221,13 +229,10 @@ impl List for Arena {
         (version.rest().0 == key).then(|| version.bytes.len() - key.len())
     }
 
-    fn walk(&self) -> usize {
-        let (mut bytes, mut next) = (0, self.links.at(0).load(Acquire));
-        while let Some(node) = self.node(next) {
-            bytes += node.version.bytes.len();
-            next = self.links.at(node.links).load(Acquire);
-        }
-        bytes
+    fn seek(&self, key: &[u8], rows: usize) -> usize {
+        let first = self.node(self.search(&Wanted(head(key), key, u64::MAX), |_, _| {}));
+        let nodes = std::iter::successors(first, |node| self.node(self.links.at(node.links).load(Acquire)));
+        nodes.take(rows).map(|node| node.version.bytes.len()).sum()
     }
 }
 
@@ -273,7 +278,48 @@ fn measure<L: List>(c: &mut Criterion, name: &str) {
     group.bench_function("get, missing", |b| {
         b.iter(|| assert!(list.get(&key(ROWS + random.below(ROWS)), u64::MAX).is_none()));
     });
+    group.bench_function("seek and 10 rows", |b| {
+        b.iter(|| assert!(list.seek(&key(random.below(ROWS)), 10) > 0));
+    });
+    drop(list);
+    group.bench_function("get, there, while another inserts", |b| {
+        b.iter_custom(|times| beside_a_writer::<L>(times, &value));
+    });
     group.finish();
+}
+
+/// The time of so many look-ups in lists that another thread fills meanwhile, one after the other.
+fn beside_a_writer<L: List>(times: u64, value: &[u8]) -> Duration {
+    let (mut spent, mut left) = (Duration::ZERO, times);
+    while left > 0 {
+        let list = L::default();
+        let (inserted, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..ROWS {
+                    list.insert(&key(n), n + 1, value);
+                    inserted.store(n + 1, Release);
+                    if is_over.load(Acquire) {
+                        return;
+                    }
+                }
+                is_over.store(true, Release);
+            });
+            while inserted.load(Acquire) < ROWS / 4 {
+                std::hint::spin_loop();
+            }
+            let mut random = Random::new(left);
+            let begin = Instant::now();
+            while left > 0 && !is_over.load(Acquire) {
+                let n = random.below(inserted.load(Acquire));
+                assert!(list.get(&key(n), u64::MAX).is_some());
+                left -= 1;
+            }
+            spent += begin.elapsed();
+            is_over.store(true, Release);
+        });
+    }
+    spent
 }
 
 fn lists(c: &mut Criterion) {

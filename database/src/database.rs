@@ -46,7 +46,7 @@ pub struct Options {
     pub read_only: bool,
     /// Where random numbers come from (file tags, the store's id); nothing that replicas share depends on it.
     pub random: fn() -> u64,
-    /// The time in milliseconds since 1970, for what is proposed here. Default: the system's.
+    /// The time in milliseconds since 1970: for what is proposed here, and when tables were written. Default: the system's.
     pub clock: fn() -> u64,
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn open_store(dir: &Path, options: &Options) -> Result<(Arc<Store>, S
             scrub_bytes_per_second: options.scrub_bytes_per_second,
             read_only: options.read_only,
             random: options.random,
+            clock: options.clock,
             ..lumen_engine::Options::default()
         },
     )?;

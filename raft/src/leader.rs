@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
@@ -84,6 +85,9 @@ impl Leader {
     {
         let mut unknown: Option<Error> = None;
         loop {
+            // What changes from here on is news; a receiver begins with what changed before.
+            let mut metrics = self.raft.server_metrics();
+            let _ = metrics.changed().now_or_never();
             let reason = match tokio::time::timeout_at(until, attempt()).await {
                 Ok(Err(Error::NotLeader { leader })) => match leader {
                     Some(leader) => format!("it is with node {leader}, which was not reached in time"),
@@ -114,8 +118,11 @@ impl Leader {
             if Instant::now() + ASK_AGAIN >= until {
                 return Err(unknown.unwrap_or(Error::NoLeader { reason }));
             }
-            let mut metrics = self.raft.server_metrics();
-            let _ = tokio::time::timeout(ASK_AGAIN, metrics.changed()).await; // then it is asked again in any case
+            // After a while it is asked again in any case; a node that has stopped hears nothing any more.
+            if let Ok(Err(_)) = tokio::time::timeout(ASK_AGAIN, metrics.changed()).await {
+                let stopped = || Error::Stopped { reason: "the node has ended meanwhile".into() };
+                return Err(unknown.unwrap_or_else(stopped));
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::propose::Coalescer;
 use crate::read::{Barrier, Progress};
 use crate::snapshot::Home;
 use crate::state_machine::{Place, StateMachine};
-use crate::types::{GROUP, LogId, Member, TypeConfig};
+use crate::types::{GROUP, LogId, Member, TypeConfig, spawn};
 use crate::upkeep;
 use crate::write::Requests;
 
@@ -153,9 +153,16 @@ pub(crate) struct Inner {
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
+impl Inner {
+    /// Ends the tasks that are the node's own.
+    pub(crate) fn kill(&self) {
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.tasks.lock().iter().for_each(AbortHandle::abort);
+        self.kill();
     }
 }
 
@@ -233,11 +240,11 @@ impl Node {
             let cluster = weak.upgrade().and_then(|inner| Node { inner }.cluster());
             Identity { id, store, cluster }
         }));
-        let elections = tokio::spawn(async move {
+        let elections = spawn(async move {
             tokio::time::sleep(guard).await;
             raft.runtime_config().elect(true);
         });
-        let upkeep = tokio::spawn(upkeep::run(Arc::downgrade(&inner)));
+        let upkeep = spawn(upkeep::run(Arc::downgrade(&inner)));
         inner.tasks.lock().extend([elections.abort_handle(), upkeep.abort_handle()]);
         Ok(Node { inner })
     }
@@ -348,7 +355,7 @@ impl Node {
 
     /// Stops taking part, flushes and closes the files.
     pub async fn close(&self) -> Result<()> {
-        self.inner.tasks.lock().drain(..).for_each(|task| task.abort());
+        self.inner.kill();
         // A core that has failed has nothing to add to what is known of it.
         let _ = self.inner.raft.shutdown().await;
         let (db, log) = (self.inner.db.clone(), self.inner.log.clone());

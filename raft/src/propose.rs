@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::node::Raft;
-use crate::types::Proposed;
+use crate::types::{Proposed, spawn};
 
 /// Writes in one entry, at most.
 const WRITES_MAX: usize = 256;
@@ -48,7 +48,7 @@ impl Coalescer {
     pub(crate) fn start(raft: Raft, clock: fn() -> u64) -> Coalescer {
         let (queue, waiting) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(pack(raft, clock, waiting, bytes.clone()));
+        spawn(pack(raft, clock, waiting, bytes.clone()));
         Coalescer { queue, bytes }
     }
 
@@ -88,7 +88,7 @@ async fn pack(
         let entry = Proposed(Bytes::from(lumen::entry::encode(clock(), &writes)));
         let dones: Vec<_> = group.into_iter().map(|one| one.done).collect();
         let (raft, bytes) = (raft.clone(), bytes.clone());
-        tokio::spawn(async move {
+        spawn(async move {
             let written = raft.client_write(entry).await;
             bytes.fetch_sub(len, Ordering::Relaxed);
             drop(permit);

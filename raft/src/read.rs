@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::RaftError;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::leader::Leader;
 use crate::message;
 use crate::node::Node;
-use crate::types::{GROUP, LogId};
+use crate::planted::{self, Bug};
+use crate::types::{GROUP, LogId, spawn};
 
 /// How new what is read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl Barrier {
         let (queue, mut waiting) = mpsc::unbounded_channel::<oneshot::Sender<Result<LogId>>>();
         let last = Arc::new(Mutex::new(None));
         let noted = last.clone();
-        tokio::spawn(async move {
+        spawn(async move {
             while let Some(first) = waiting.recv().await {
                 let mut all = vec![first];
                 while let Ok(next) = waiting.try_recv() {
@@ -91,6 +93,10 @@ async fn ask(leader: &Leader) -> Result<LogId> {
 
 /// At which entry a read that begins now may be served, if this node leads.
 pub(crate) async fn read_index(leader: &Leader) -> Result<LogId> {
+    if planted::is(Bug::ReadWithoutQuorum) {
+        let applied = leader.raft.metrics().borrow_watched().last_applied;
+        return applied.ok_or_else(|| Error::NoLeader { reason: "nothing is applied".into() });
+    }
     match leader.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
         Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
         Err(RaftError::Fatal(fatal)) => Err(Error::Stopped { reason: fatal.to_string() }),
@@ -107,6 +113,7 @@ impl Node {
         let until = Instant::now() + patience;
         match consistency {
             Consistency::Eventual => {}
+            Consistency::Session(_) if planted::is(Bug::TokenIgnored) => {}
             Consistency::Session(seq) => self.wait_for(until, seq, |at| at.seq).await?,
             Consistency::Linearizable => self.barrier(until).await?,
             Consistency::Bounded(most) => {
@@ -132,6 +139,9 @@ impl Node {
             Err(Error::Unknown { reason }) => return Err(Error::NoLeader { reason }),
             other => other?,
         };
+        if planted::is(Bug::ReadBeforeApplied) {
+            return Ok(());
+        }
         match self.wait_for(until, id.index + 1, |at| at.entries).await {
             // What is missing is told in entries, of which who asks knows nothing.
             Err(Error::Behind { .. }) => Err(Error::Busy { retry_after: Duration::from_secs(1) }),

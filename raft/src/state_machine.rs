@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::read::Progress;
 use crate::snapshot::{Home, SnapshotData};
 use crate::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
@@ -122,7 +123,15 @@ impl StateMachine {
             }
         }
         place.applied = Some(last.log_id);
-        let mut acks = self.db.apply(&writes, &place.encode())?.into_iter();
+        if planted::is(Bug::EntriesLeftOut) && last.log_id.index % 50 == u64::from(self.db.id()[0] % 50) {
+            writes.clear();
+        }
+        let mut noted = place.clone();
+        if planted::is(Bug::PlaceTooOld) {
+            let before = last.log_id.index.saturating_sub(1);
+            noted.applied = Some(LogId { index: before, ..last.log_id });
+        }
+        let mut acks = self.db.apply(&writes, &noted.encode())?.into_iter();
         self.progress.send_replace(progress_of(&place, &self.db));
         let of = |entry: &Entry| match &entry.payload {
             EntryPayload::Normal(_) => acks.next().unwrap_or_default(),
@@ -134,7 +143,10 @@ impl StateMachine {
     /// What is durable now.
     fn pin(&self) -> Result<Snapshot> {
         let snapshot = SnapshotData::pin(&self.db)?;
-        let place = snapshot.place()?;
+        let mut place = snapshot.place()?;
+        if planted::is(Bug::SnapshotSaysApplied) {
+            place.applied = self.place().applied;
+        }
         let meta = SnapshotMeta { last_log_id: place.applied, last_membership: place.membership };
         Ok(Snapshot { meta, snapshot })
     }
@@ -185,7 +197,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
-        let place = snapshot.install(&self.db, &self.home).map_err(io::Error::other)?;
+        let mut place = match planted::is(Bug::SnapshotNotInstalled) {
+            true => snapshot.place().map_err(io::Error::other)?,
+            false => snapshot.install(&self.db, &self.home).map_err(io::Error::other)?,
+        };
+        if planted::is(Bug::SnapshotWithoutMembers) {
+            place.membership = self.place().membership;
+        }
         if place.applied != meta.last_log_id {
             let reason = format!("the snapshot is of {:?}, not of {:?}", place.applied, meta.last_log_id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));

@@ -16,7 +16,23 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
+
+/// What our tasks and openraft's run on; in a simulation, chance follows from a seed.
+#[cfg(not(lumen_sim))]
+pub(crate) type Runtime = openraft::impls::TokioRuntime;
+#[cfg(lumen_sim)]
+pub(crate) type Runtime = openraft_rt::deterministic_rng::DeterministicRng<openraft_rt_tokio::TokioRuntime>;
+
+/// Starts a task.
+pub(crate) fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    <Runtime as openraft::AsyncRuntime>::spawn(task)
+}
 
 pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = alias::VoteOf<TypeConfig>;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::error::Result;
 use crate::message;
 use crate::node::Node;
+use crate::planted::{self, Bug};
 use crate::types::GROUP;
 
 /// The requests of one life of a node.
@@ -74,6 +75,13 @@ impl Node {
         let leader = &self.inner.leader;
         let attempt = || {
             let (sent, kept) = (write.clone(), write.clone());
+            let request = match request {
+                _ if planted::is(Bug::WritesWithoutNames) => Request::None,
+                Request::Node(_) if planted::is(Bug::AsksUnderAnotherName) => {
+                    Request::Node(self.inner.requests.lock().begin())
+                }
+                request => request,
+            };
             leader.have_done(
                 move || message::write(GROUP, &request, &sent),
                 message::read_written,
