@@ -28,7 +28,8 @@
 //! ([`file_set`]), scrubbing and quarantine of damage ([`quarantine`]), and it waits out a full disk.
 //!
 //! It has no transactions beyond the batch, no column families (use key prefixes), no custom order of keys, no merge
-//! operators and no network; for documents and search use the crate `lumen` above it.
+//! operators and no network; for documents and search use the crate `lumen` above it. It keeps a file open for each table
+//! that was read, of [`Options::table_bytes`] each: a large store needs a limit of open files to match (`ulimit -n`).
 //!
 //! # The map, in reading order
 //!

@@ -54,8 +54,21 @@ pub(crate) struct Running {
     task: JoinHandle<Result<Stopped, Failure>>,
 }
 
+/// Lets this process have as many files open as the system allows it: the engine has one open for each table, and what is
+/// allowed without asking is often 1,024, which is a store of some 30 GB.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some() && current != maximum {
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+            tracing::warn!(%error, ?current, "the limit of open files stays as it is");
+        }
+    }
+}
+
 /// Opens the data folder and starts to listen.
 pub(crate) async fn start(config: &NodeConfig) -> anyhow::Result<Running> {
+    allow_many_files();
     // The port first: a port that is taken should not cost the recovery of a large folder.
     let listener = listen(config.bind).await?;
     let folder = config.data_dir.clone();
@@ -75,6 +88,7 @@ pub(crate) async fn start_in_cluster(
     config: &NodeConfig,
     cluster: &ClusterConfig,
 ) -> anyhow::Result<Running> {
+    allow_many_files();
     let listener = listen(config.bind).await?;
     let address = listener.local_addr()?;
     let peers_at = match cluster.raft_bind {

@@ -225,6 +225,21 @@ fn the_environment_says_where_when_the_command_line_does_not() {
 }
 
 #[test]
+fn a_server_may_have_as_many_files_open_as_the_system_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    // Started as many systems do: with a low limit that may be raised.
+    let mut command = std::process::Command::new("sh");
+    let program = lumen().get_program().to_owned();
+    command.args(["-c", "ulimit -S -n 300; exec \"$0\" \"$@\""]).arg(program);
+    command.args(["standalone", "--bind", "127.0.0.1:0", "--data-dir"]).arg(folder.path().join("data"));
+    let server = Server::spawn(command);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert!(files[3] == files[4] && files[3] != "300", "{files:?}");
+}
+
+#[test]
 fn check_and_inspect_read_a_folder_that_no_server_uses() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
