@@ -17,6 +17,7 @@ use crate::log::Log;
 use crate::quarantine;
 use crate::state::{Shared, Work};
 use crate::sync::thread::{self, JoinHandle};
+use crate::table::reader::Table;
 
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due. Also how long nobody
 /// must have written before a store is at rest.
@@ -338,8 +339,8 @@ impl Background {
                     self.shared.options.tell(&Event::Damaged(error.clone()));
                     found.push(error);
                 }
-                let Some(error) = damage.table else { continue };
-                found.push(error);
+                let Some(damage) = damage.table else { continue };
+                found.push(damage.clone());
                 let inputs = vec![Input { slot, tables: vec![table.clone()] }];
                 let job = Job { reason: Reason::Damage, inputs, target: Some(slot) };
                 let id = self.claim(&job);
@@ -352,6 +353,8 @@ impl Background {
                         self.shared.options.tell(&Event::Damaged(error.clone()));
                         found.push(error);
                     }
+                    // All entries can be read, and yet something is wrong: what is said of them, or what only memory still has.
+                    Ok(false) if self.is_live(table) => self.shared.options.tell(&Event::Damaged(damage)),
                     isolated => drop(isolated?),
                 }
             }
@@ -366,6 +369,11 @@ impl Background {
             }
         }
         Ok(found)
+    }
+
+    fn is_live(&self, table: &Arc<Table>) -> bool {
+        let version = self.shared.view.load().version.clone();
+        version.slots.iter().flatten().any(|other| Arc::ptr_eq(other, table))
     }
 
     /// Waits until nothing is at work where the job would be, and keeps others away.

@@ -85,7 +85,8 @@ impl Commit {
         }
         shared.visible.fetch_max(seq, Ordering::AcqRel);
         if bytes >= shared.options.memtable_bytes {
-            self.freeze(shared, log, false)?;
+            // The batch is written: what fails from here on meets the next one.
+            let _ = self.freeze(shared, log, false);
         }
         Ok(seq)
     }

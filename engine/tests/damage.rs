@@ -135,6 +135,31 @@ fn a_scrub_isolates_a_damaged_block_and_a_range_delete_ends_it() {
 }
 
 #[test]
+fn a_scrub_reads_the_disk_also_where_memory_still_has_what_was_there() {
+    let vfs = Memory::new();
+    filled(&vfs);
+    let engine = Engine::open("/store", Options { cache_bytes: 8 << 20, ..options(&vfs) }).expect("open");
+    let all = answered(&engine, "none", |n| Some(value(n, 1)));
+    assert!(all.iter().all(|answered| *answered));
+    for (path, bytes) in tables(&vfs) {
+        let file = path.file_name().expect("a name").to_string_lossy().into_owned();
+        // In a block, and in what was read when the table was opened.
+        for at in [bytes.len() / 3, bytes.len() - 100] {
+            let before = vfs.contents(&path).expect("a table");
+            vfs.damage(&path, |damaged| damaged[at] ^= 1);
+            let found = engine.verify(&mut |_, _| true).expect("verify");
+            let is_it = |error: &Error| matches!(error, Error::Corrupt { file: named, .. } if *named == file);
+            assert!(found.len() == 1 && found.iter().all(is_it), "{file} at {at}: {found:?}");
+            vfs.damage(&path, |damaged| damaged.clone_from(&before));
+        }
+    }
+    let (path, bytes) = tables(&vfs).swap_remove(0);
+    vfs.damage(&path, |damaged| damaged[bytes.len() / 3] ^= 1);
+    assert_eq!(engine.scrub(&mut |_, _| true).expect("scrub").len(), 1);
+    assert_eq!(engine.quarantines().len(), 1);
+}
+
+#[test]
 fn rows_taken_in_over_them_end_a_quarantine() {
     let vfs = Memory::new();
     filled(&vfs);

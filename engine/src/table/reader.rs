@@ -456,9 +456,14 @@ impl Table {
         Ok(entries)
     }
 
-    /// Reads every block and checks it: order, and all that the table and the manifest say of it. `each` checks an entry's
-    /// value.
+    /// Reads all of the file, whatever is in memory of it, and checks it: every block, the order of entries, and all that the
+    /// table and the manifest say of them. `each` checks an entry's value.
     pub(crate) fn verify(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
+        Table::alive(self.meta.clone(), self.life.clone(), Arc::new(BlockCache::new(0, 512))).recount(each)
+    }
+
+    /// Walks all entries, and compares what they are with what is said of them.
+    pub(super) fn recount(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
         let Properties { uid, oldest_ms, written_ms, .. } = self.meta.stated;
         let mut census = Census::new(uid, Times { oldest_ms, written_ms });
         let mut cursor = TableCursor::new(self, false);

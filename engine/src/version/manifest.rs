@@ -243,6 +243,7 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
             && meta.close_deletes <= meta.deletes
             && meta.oldest_ms <= meta.written_ms
             && meta.smallest <= meta.largest
+            && meta.min_seq <= meta.max_seq
             && meta.max_seq() <= durable
             && meta.number < next_file
             && numbers.insert(meta.number);
@@ -384,7 +385,7 @@ mod tests {
             ..Edit::default()
         };
         assert_eq!(check(&sound), Ok(()));
-        let wrong: [fn(&mut Edit); 12] = [
+        let wrong: [fn(&mut Edit); 13] = [
             |edit| edit.durable_seq = Some(Seq::MAX),
             |edit| edit.durable_seq = Some(4),
             |edit| edit.next_file = Some(2),
@@ -392,6 +393,7 @@ mod tests {
             |edit| edit.add[0].1.stated.deletes = 3,
             |edit| edit.add[0].1.stated.close_deletes = 3,
             |edit| edit.add[0].1.stated.shadowed = 3,
+            |edit| edit.add[0].1.stated.min_seq = edit.add[0].1.stated.max_seq + 1,
             |edit| edit.add[0].1.stated.oldest_ms = edit.add[0].1.stated.written_ms + 1,
             |edit| edit.add[0].1.stated.smallest = b"c".to_vec(),
             |edit| edit.add_ranges[0].seq = 6,
