@@ -68,7 +68,12 @@ impl Leader {
         let unknown = |reason: String| Error::Unknown { reason: format!("node {leader} {reason}") };
         tokio::select! {
             answer = self.network.transport.call(leader, &member, Lane::Control, request()) => match answer {
-                Ok(answer) => read(&answer).unwrap_or_else(|| Err(unknown("gave a malformed answer".into()))),
+                Ok(answer) => match read(&answer) {
+                    // It is going, and took nothing: the next leader will.
+                    Some(Err(Error::Stopped { reason })) => Err(Error::NoLeader { reason: format!("node {leader}: {reason}") }),
+                    Some(done) => done,
+                    None => Err(unknown("gave a malformed answer".into())),
+                },
                 Err(error @ TransportError::Unreachable(_)) => Err(Error::NoLeader { reason: format!("node {leader} {error}") }),
                 Err(error) => Err(unknown(error.to_string())),
             },
@@ -104,11 +109,8 @@ impl Leader {
                     tokio::time::sleep_until(again).await;
                     String::new()
                 }
-                Ok(Err(Error::DiskFull { .. } | Error::Stopped { .. } | Error::Io { .. }))
-                    if unknown.is_some() =>
-                {
-                    String::new()
-                }
+                // Nor is it certain whatever comes after that, as long as it is not done.
+                Ok(Err(_)) if unknown.is_some() => String::new(),
                 Ok(result) => return result,
                 Err(_) => {
                     let late = || Error::Unknown { reason: "there was no answer in time".into() };

@@ -134,6 +134,10 @@ impl LogStore {
                 format!("it begins at entry {}, after {} entries are gone", first.first, end_of(purged));
             return Err(Error::Corrupt { file: "the replicated log".into(), offset: 0, reason });
         }
+        if entries.is_empty() && end_of(last) != end_of(purged) {
+            let reason = format!("it is said to have {} entries, and has none", end_of(last));
+            return Err(Error::Corrupt { file: "the replicated log".into(), offset: 0, reason });
+        }
         let durable = last.map(|last| last.index);
         let boot = if planted::is(Bug::LivesNotToldApart) { 1 } else { (setup.clock)().max(boot + 1) };
         let mut next_record = last_record + 1;
@@ -302,7 +306,10 @@ impl LogStore {
             state.entries.truncate(end_of(last));
         }
         state.last = last;
-        state.durable = state.durable.min(last.map(|last| last.index));
+        let index = last.map(|last| last.index);
+        state.durable = state.durable.min(index);
+        // A sync that is under way makes nothing durable that comes in the place of what is void.
+        state.waiting.iter_mut().for_each(|(_, upto, _)| *upto = (*upto).min(index));
         Ok(())
     }
 

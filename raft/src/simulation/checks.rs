@@ -211,6 +211,15 @@ impl Checks {
                 self.net.note("leader", (id, status.term));
             }
         }
+        let (first, _) = node.inner.log.entries();
+        let position = node.inner.db.durable_position().map_err(|error| error.to_string())?;
+        let durable = crate::state_machine::Place::decode(&position).map_err(|error| error.to_string())?;
+        let in_files = durable.applied.map_or(0, |applied| applied.index + 1);
+        if first > in_files {
+            return Err(format!(
+                "node {id} let go of entries before {first}, its files end before {in_files}"
+            ));
+        }
         self.compare_log(id, node, status.committed_index)?;
         self.compare_state(id, node)
     }
@@ -244,14 +253,6 @@ impl Checks {
             return Err(format!("node {id} has {} of the entries from {from} to {end}", entries.len()));
         }
         self.compared.insert(id, end);
-        let durable =
-            crate::state_machine::Place::decode(&node.inner.db.durable_position().unwrap_or_default());
-        let in_files = durable.ok().and_then(|place| place.applied).map_or(0, |applied| applied.index + 1);
-        if first > in_files {
-            return Err(format!(
-                "node {id} let go of entries before {first}, its files end before {in_files}"
-            ));
-        }
         Ok(())
     }
 
