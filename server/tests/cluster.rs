@@ -311,3 +311,59 @@ fn one_command_starts_a_cluster_and_one_signal_stops_it() {
         assert!(std::net::TcpStream::connect(&url).is_err(), "{url} is still served");
     }
 }
+
+/// The arguments that a service of `deploy/compose.yaml` is started with.
+fn composed(service: &str) -> Vec<String> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/compose.yaml");
+    let text = std::fs::read_to_string(path).expect("deploy/compose.yaml");
+    let of_service = text.split_once(&format!("  {service}:\n")).expect("the service").1;
+    let line = of_service.lines().find_map(|line| line.trim().strip_prefix("command: [")).expect("a command");
+    // Commas part the items, but for those within quotes.
+    let mut items = vec![String::new()];
+    let mut is_quoted = false;
+    for c in line.strip_suffix(']').expect("one line").chars() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => items.push(String::new()),
+            ' ' if !is_quoted => {}
+            c => items.last_mut().expect("one").push(c),
+        }
+    }
+    items
+}
+
+#[test]
+fn the_commands_of_the_compose_file_form_a_cluster_in_whatever_order_they_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ports = ["node1", "node2", "node3"].map(|service| (service, free_port()));
+    let start = |service: &str, port: u16| {
+        let mut command = lumen();
+        command.env("LUMEN_DATA_DIR", folder.path().join(service)).env("LUMEN_BIND", "127.0.0.1:0");
+        for item in composed(service) {
+            // Names are resolved by the composed network; here all of them are this machine.
+            let at_home = ports.iter().fold(item, |item, (service, port)| {
+                item.replace(&format!("{service}:7701"), &format!("127.0.0.1:{port}"))
+            });
+            command.arg(at_home.replace("0.0.0.0:7701", &format!("127.0.0.1:{port}")));
+        }
+        command
+    };
+    // Who joins waits for the first one.
+    let commands: Vec<Command> = ports.iter().rev().map(|(service, port)| start(service, *port)).collect();
+    let starting: Vec<_> =
+        commands.into_iter().map(|command| std::thread::spawn(move || Server::spawn(command))).collect();
+    let nodes: Vec<Server> = starting.into_iter().map(|node| node.join().expect("it starts")).collect();
+    let late = Instant::now() + PATIENCE;
+    loop {
+        let metrics = nodes[0].get("/cluster/metrics").json();
+        if metrics["voters"].as_array().is_some_and(|voters| voters.len() == 3) {
+            break;
+        }
+        assert!(Instant::now() < late, "{metrics}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(nodes[1].put("/collections/books", r#"{"fields":{"title":{"type":"text"}}}"#).status, 201);
+    assert_eq!(nodes[0].put("/collections/books/documents/a", r#"{"title":"composed"}"#).status, 201);
+    let found = nodes[2].get("/collections/books/documents/a");
+    assert_eq!(found.status, 200, "{}", found.text());
+}

@@ -79,7 +79,8 @@ impl Server {
             if let Some(address) = line.split("http://").nth(1) {
                 let is_part = |c: char| c.is_ascii_digit() || c == '.' || c == ':';
                 let end = address.find(|c| !is_part(c)).unwrap_or(address.len());
-                server.address = address[..end].parse().expect("an address");
+                // A name is where others reach it, not where it listens.
+                server.address = address[..end].parse().unwrap_or(server.address);
             }
             heard.push_str(&line);
             heard.push('\n');
