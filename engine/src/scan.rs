@@ -197,7 +197,7 @@ impl<'a> Scan<'a> {
     /// Walks on to the newest visible version of a key; if `hiding`, of another one than `self.key`, which from then on is
     /// the last key whose newer version has decided that it is not a row.
     fn settle_forward(&mut self, mut hiding: bool) -> Result<bool> {
-        let (mut steps, mut jumped) = (0, false);
+        let (mut steps, mut jumped, mut has_too_new) = (0, false, false);
         (self.passed, self.too_new_count) = (0, 0);
         while let Some(entry) = self.merged.entry() {
             if !self.within_end(entry.key) {
@@ -207,8 +207,13 @@ impl<'a> Scan<'a> {
             if order == Ordering::Less || (jumped && order == Ordering::Equal) {
                 return Err(self.merged.out_of_order());
             }
+            // Who jumps from what is too new must not come before it: it could go in circles.
+            if has_too_new && entry.key < self.too_new.as_slice() {
+                return Err(self.merged.out_of_order());
+            }
             let is_hidden = order == Ordering::Equal;
             if entry.seq > self.at.seq && !is_hidden {
+                has_too_new = true;
                 if self.too_new_count == 0 || self.too_new != entry.key {
                     self.too_new.clear();
                     self.too_new.extend_from_slice(entry.key);
