@@ -1,4 +1,4 @@
-//! An append-only log in segments: the write-ahead log, a database's journal, the manifest, and later the Raft log.
+//! An append-only log in segments: the write-ahead log, a database's journal, the manifest, and the replicated log.
 //!
 //! A segment file is `<number>.<extension>`: a header, then records until the first bytes that are none. All integers are
 //! little-endian.
