@@ -1,12 +1,15 @@
 //! What compaction costs in writing, where a wrong choice would cost many times that. The file system is in memory and nothing
 //! runs beside the test, so that the figures repeat.
 
+mod noise;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Compaction, Durability, Engine, Options};
+use noise::noise;
 
 fn options(compaction: Compaction) -> Options {
     Options {
@@ -36,13 +39,8 @@ fn written_a_byte(engine: &Engine, user_bytes: u64) -> f64 {
     (stats.flushed_bytes + stats.compacted_bytes) as f64 / user_bytes as f64
 }
 
-/// Values that no codec makes smaller.
-fn value(n: u32) -> [u8; 100] {
-    let mut state = u64::from(n) + 1;
-    std::array::from_fn(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 56) as u8
-    })
+fn value(n: u32) -> Vec<u8> {
+    noise(n, 100)
 }
 
 fn put(engine: &Engine, n: u32) {

@@ -1,5 +1,8 @@
 //! Limits of the machine: a full disk, memory held under its budget, many threads at once.
 
+mod noise;
+
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +13,7 @@ use lumen_engine::stats::StallStats;
 use lumen_engine::vfs::Vfs;
 use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options};
+use noise::noise;
 use parking_lot::Mutex;
 
 fn options(vfs: Arc<dyn Vfs>) -> Options {
@@ -30,14 +34,8 @@ fn key(n: u32) -> Vec<u8> {
     format!("key{n:07}").into_bytes()
 }
 
-/// Does not pack.
 fn value(n: u32) -> Vec<u8> {
-    let mut state = u64::from(n) * 2 + 1;
-    let byte = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 56) as u8
-    };
-    (0..200).map(byte).collect()
+    noise(n, 200)
 }
 
 fn put(engine: &Engine, n: u32) -> Result<(), Error> {
@@ -289,6 +287,40 @@ fn compactions_run_side_by_side_and_nothing_is_lost() {
 const CHILD: &str = "LUMEN_TEST_STORE_OF_CHILD";
 const LIMIT_BYTES: u64 = 96 << 20;
 
+/// A control group whose processes may have [`LIMIT_BYTES`] of memory; gone when this is, with its processes at an end.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// Where each version of control groups has its memory, and the file with the limit
+    /// (<https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>, <https://docs.kernel.org/admin-guide/cgroup-v2.html>).
+    const PLACES: [(&str, &str); 2] =
+        [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+
+    /// None where this process may not make one.
+    fn new() -> Option<MemoryGroup> {
+        // None of these files is made here: without the controller they are not there.
+        let write = |path: PathBuf, text: &str| {
+            let mut file = std::fs::OpenOptions::new().write(true).open(path).ok()?;
+            std::io::Write::write_all(&mut file, text.as_bytes()).ok()
+        };
+        // In the second version a group may limit memory only if the one above it says so.
+        let _ = write("/sys/fs/cgroup/cgroup.subtree_control".into(), "+memory");
+        MemoryGroup::PLACES.iter().find_map(|(root, limit)| {
+            let path = std::path::Path::new(root).join(format!("lumen-engine-test-{}", std::process::id()));
+            std::fs::create_dir(&path).ok()?;
+            let group = MemoryGroup(path);
+            write(group.0.join(limit), &LIMIT_BYTES.to_string())?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
 #[test]
 fn what_compactions_replaced_leaves_the_cache() {
     const ROWS: u32 = 2_000;
@@ -319,12 +351,11 @@ fn memory_stays_under_the_budget() {
         return work_in_little_memory(&store);
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let group = std::path::Path::new("/sys/fs/cgroup/memory/lumen-engine-test");
-    let limited = std::fs::create_dir(group).is_ok()
-        && std::fs::write(group.join("memory.limit_in_bytes"), LIMIT_BYTES.to_string()).is_ok();
+    let group = MemoryGroup::new();
     // The child joins the group before it becomes this program again; without one, its own figures are looked at.
-    let join =
-        if limited { format!("echo $$ > {}/cgroup.procs && ", group.display()) } else { String::new() };
+    let join = group.as_ref().map_or(String::new(), |MemoryGroup(group)| {
+        format!("echo $$ > {}/cgroup.procs && ", group.display())
+    });
     let program = std::env::current_exe().expect("this program");
     let output = Command::new("sh")
         .arg("-c")
@@ -334,9 +365,7 @@ fn memory_stays_under_the_budget() {
         .expect("sh");
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    if limited {
-        std::fs::remove_dir(group).expect("an empty group");
-    } else {
+    if group.is_none() {
         println!("no memory group can be made here: the peak that the process reports counts");
     }
     assert!(output.status.success(), "{said}");

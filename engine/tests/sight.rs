@@ -1,11 +1,14 @@
 //! What a store tells of itself: events as they happen, and figures that add up.
 
+mod noise;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use lumen_engine::events::Event;
 use lumen_engine::vfs::memory::Memory;
 use lumen_engine::{Batch, Durability, Engine, Options};
+use noise::noise;
 use parking_lot::Mutex;
 
 /// A store whose work is done when it is asked for, and what it tells.
@@ -22,14 +25,8 @@ fn open(vfs: &Memory) -> (Engine, Arc<Mutex<Vec<Event>>>) {
     (Engine::open("/store", options).expect("open"), heard)
 }
 
-/// Does not pack.
 fn value(n: u32) -> Vec<u8> {
-    let mut state = u64::from(n) * 2 + 1;
-    let byte = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 56) as u8
-    };
-    (0..100).map(byte).collect()
+    noise(n, 100)
 }
 
 const ROWS: u32 = 5000;

@@ -177,7 +177,7 @@ impl<T: std::ops::Deref<Target = Table>> Cursor for TableCursor<T> {
 
     fn entry(&self) -> Option<Entry<'_>> {
         let entry = self.data.as_ref()?.entry()?;
-        Some(Entry { seq: self.table.meta.seq_base + entry.seq, ..entry })
+        Some(Entry { seq: self.table.meta.seq_of(entry.seq), ..entry })
     }
 
     fn out_of_order(&self) -> Error {

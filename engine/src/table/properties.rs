@@ -60,14 +60,20 @@ impl std::ops::Deref for TableMeta {
 }
 
 impl TableMeta {
+    /// The seq of an entry whose block says `stored`. One that no honest table has is the largest there is, which
+    /// [`Table::verify`](super::reader::Table::verify) names.
+    pub(crate) fn seq_of(&self, stored: Seq) -> Seq {
+        self.seq_base.saturating_add(stored)
+    }
+
     /// The oldest that its entries may be.
     pub(crate) fn min_seq(&self) -> Seq {
-        self.seq_base + self.stated.min_seq
+        self.seq_of(self.stated.min_seq)
     }
 
     /// The newest that its entries may be.
     pub(crate) fn max_seq(&self) -> Seq {
-        self.seq_base + self.stated.max_seq
+        self.seq_of(self.stated.max_seq)
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {

@@ -14,7 +14,7 @@ use crate::table::block::{BadBlock, Block, BlockCursor};
 use crate::table::builder::split_partition;
 use crate::table::cache::{BlockCache, Cached, Partition};
 use crate::table::cursor::TableCursor;
-use crate::table::filter::Filter;
+use crate::table::filter::{self, Filter};
 use crate::table::footer::{self, BlockKind, FOOTER_BYTES, Footer, Handle};
 use crate::table::properties::{Census, Properties, TableMeta, Times};
 use crate::vfs::{File, Mode, Vfs};
@@ -348,11 +348,11 @@ impl Table {
             self.read_raw(&*opened.file, handle, BlockKind::Data)
         })?;
         match block.find(key).map_err(|_| self.corrupt(handle.offset, "malformed block"))? {
-            Some((seq, ..)) if self.meta.seq_base + seq > at => match reach {
+            Some((seq, ..)) if self.meta.seq_of(seq) > at => match reach {
                 Reach::Memory => Err(Error::NotInMemory), // it may lie in the next block
                 Reach::Disk => self.get_older(key, at),
             },
-            Some((seq, op, value)) => Ok(Some(Found::in_block(self.meta.seq_base + seq, op, &block, value))),
+            Some((seq, op, value)) => Ok(Some(Found::in_block(self.meta.seq_of(seq), op, &block, value))),
             None => {
                 self.cache.filter_false.add(1);
                 Ok(None)
@@ -410,7 +410,7 @@ impl Table {
                     for (key, seq, op, value) in
                         or_damage(entries, &from, &to, &mut damage)?.unwrap_or_default()
                     {
-                        each(Entry { key: &key, seq: self.meta.seq_base + seq, op, value: &value })?;
+                        each(Entry { key: &key, seq: self.meta.seq_of(seq), op, value: &value })?;
                     }
                     from = to;
                     moved = index.next();
@@ -456,19 +456,23 @@ impl Table {
         Ok(entries)
     }
 
-    /// Reads all of the file, whatever is in memory of it, and checks it: every block, the order of entries, and all that the
-    /// table and the manifest say of them. `each` checks an entry's value.
+    /// Reads all of the file, whatever is in memory of it, and checks it: every block, the order of entries, that index and
+    /// filter lead to each of them, and all that the table and the manifest say of them. `each` checks an entry's value.
     pub(crate) fn verify(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
-        Table::alive(self.meta.clone(), self.life.clone(), Arc::new(BlockCache::new(0, 512))).recount(each)
+        /// What the walk has just read is looked up again from memory.
+        const CACHE_BYTES: u64 = 1 << 20;
+        let cache = Arc::new(BlockCache::new(CACHE_BYTES, 4096));
+        Table::alive(self.meta.clone(), self.life.clone(), cache).recount(each)
     }
 
-    /// Walks all entries, and compares what they are with what is said of them.
+    /// Walks all entries, looks each key up, and compares what they are with what is said of them.
     pub(super) fn recount(&self, each: &mut dyn FnMut(&Entry<'_>) -> Result<()>) -> Result<()> {
         let Properties { uid, oldest_ms, written_ms, .. } = self.meta.stated;
         let mut census = Census::new(uid, Times { oldest_ms, written_ms });
-        let mut cursor = TableCursor::new(self, false);
+        let mut cursor = TableCursor::new(self, true);
         cursor.seek_first()?;
         let (mut last, mut last_seq, mut block) = (Vec::new(), 0, None);
+        let mut astray = None; // where a key lies that a look-up does not find
         while let Some(entry) = cursor.entry() {
             let offset = cursor.data_offset;
             let is_first = block.is_none();
@@ -479,8 +483,15 @@ impl Table {
                 census.end_block();
             }
             each(&entry)?;
+            let is_shadowed = !is_first && last == entry.key;
+            if !is_shadowed {
+                let found = self.get(entry.key, filter::hash(entry.key), Seq::MAX, Reach::Disk)?;
+                if found.is_none_or(|found| found.seq != entry.seq) {
+                    astray.get_or_insert(offset);
+                }
+            }
             let seq = entry.seq - self.meta.seq_base;
-            census.add(&Entry { seq, ..entry }, !is_first && last == entry.key);
+            census.add(&Entry { seq, ..entry }, is_shadowed);
             last.clear();
             last.extend_from_slice(entry.key);
             last_seq = entry.seq;
@@ -491,7 +502,10 @@ impl Table {
             Some(difference) => {
                 Err(self.corrupt(0, format!("its entries and its properties differ: {difference}")))
             }
-            None => Ok(()),
+            None => match astray {
+                Some(offset) => Err(self.corrupt(offset, "index and filter do not lead to a key")),
+                None => Ok(()),
+            },
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Tables that are not what is said of them, what stays in memory of which tables, and how many reads a walk takes.
 
+#[path = "../../tests/noise/mod.rs"]
+mod noise;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,27 +10,23 @@ use crate::cursor::Cursor;
 use crate::error::Error;
 use crate::key::{Entry, Op};
 use crate::table::ahead::Ahead;
-use crate::table::builder::{TableBuilder, TableOptions};
+use crate::table::block::{Block, BlockCursor};
+use crate::table::builder::{TableBuilder, TableOptions, split_partition};
 use crate::table::cache::BlockCache;
 use crate::table::filter::{self, FilterKind};
-use crate::table::footer::{Codec, Handle};
+use crate::table::footer::{self, BlockKind, Codec, Footer, Handle};
 use crate::table::properties::{Properties, Times};
 use crate::table::reader::{Reach, Table};
 use crate::vfs::memory::Memory;
 use crate::vfs::{Mode, Vfs};
+use noise::noise;
 
 fn key(n: u32) -> Vec<u8> {
     format!("key{n:06}").into_bytes()
 }
 
-/// Does not pack.
 fn value(n: u32) -> Vec<u8> {
-    let mut state = u64::from(n) * 2 + 1;
-    let byte = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 56) as u8
-    };
-    (0..100).map(byte).collect()
+    noise(n, 100)
 }
 
 /// A table of such entries; `value` is as it is stored.
@@ -114,6 +113,32 @@ fn what_a_table_says_of_its_entries_is_counted_again() {
     // Whoever verifies reads the file anew, where the properties speak first.
     let refused = table.verify(&mut |_| Ok(())).expect_err("the manifest says otherwise");
     assert!(refused.to_string().contains("not those of the manifest"), "{refused}");
+}
+
+/// A file whose checksums are right, but whose filter lacks the keys: who only reads the entries does not notice.
+#[test]
+fn a_key_to_which_the_filter_does_not_lead_is_damage() {
+    let (vfs, cache) = (Memory::new(), Arc::new(BlockCache::new(1 << 20, 512)));
+    let entries: Vec<_> = (0..300).map(|n| (key(n), 7, Op::Put, value(n))).collect();
+    let sound = table(&vfs, &cache, 1, &entries);
+    sound.verify(&mut |_| Ok(())).expect("all is as it says");
+    let (uid, path) = (sound.meta.uid, Path::new("/1.sst"));
+    let bytes = vfs.contents(path).expect("the file");
+    let (body, footer) = bytes.split_last_chunk().expect("a footer");
+    let top = Footer::decode(footer, bytes.len() as u64).expect("sound").index;
+    let top_bytes = &body[top.offset as usize..][..top.len];
+    let raw = footer::open(top_bytes, BlockKind::Index, uid, top.offset).expect("sound");
+    let mut cursor = BlockCursor::new(Arc::new(Block::new(raw).expect("sound")));
+    cursor.seek_first().expect("sound");
+    let partition = Handle::decode(cursor.entry().expect("a partition").value).expect("sound");
+    let (at, len) = (partition.offset as usize, partition.len);
+    let mut raw = footer::open(&bytes[at..at + len], BlockKind::Partition, uid, at as u64).expect("sound");
+    let filter_bytes = split_partition(&raw).expect("sound").0.len();
+    raw[..filter_bytes - 16].fill(0); // all but what kind of filter it is
+    let sealed = footer::seal(&raw, BlockKind::Partition, Codec::Raw, uid, at as u64);
+    vfs.damage(path, |bytes| bytes[at..at + len].copy_from_slice(&sealed));
+    let refused = sound.verify(&mut |_| Ok(())).expect_err("no key is found any more");
+    assert!(refused.to_string().contains("index and filter do not lead to a key"), "{refused}");
 }
 
 /// What a look-up of a row costs in reads of files.
