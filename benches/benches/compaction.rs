@@ -1,7 +1,9 @@
 //! Compaction strategies on the same work: throughput, latencies, and what each costs in writing, reading and room.
 //!
-//! `cargo bench -p lumen-benches --bench compaction` measures by criterion, then prints one table and draws the figures into
-//! `benches/compaction/`. The page `benches/compaction.md` says what to make of them.
+//! `cargo bench -p lumen-benches --bench compaction` does a fixed number of operations of each work under each strategy, which
+//! the table and the figures tell of, so that they compare stores of one size; then criterion measures how fast the store goes
+//! on. The table is printed at the end and the figures are drawn into `benches/compaction/`. The page `benches/compaction.md`
+//! says what to make of them.
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,16 @@ impl Work {
             Work::Deletes => "queue: put, delete, look",
             Work::ReadWhileWriting => "get while another puts",
             Work::Scans => "scan 100, put one of 20",
+        }
+    }
+
+    /// Operations that the figures are of: the same under every strategy.
+    fn operations(self) -> u64 {
+        match self {
+            Work::Fill | Work::Overwrite | Work::ReadWhileWriting => 3 * ROWS,
+            Work::TimeSeries => 4 * ROWS,
+            Work::Deletes => 2 * ROWS,
+            Work::Scans => ROWS,
         }
     }
 
@@ -329,7 +341,11 @@ impl Run {
         count + puts.into_inner()
     }
 
-    fn row(mut self, strategy: &'static str, per_second: f64) -> Row {
+    /// Does the work, and answers the figures of it.
+    fn row(&mut self, strategy: &'static str) -> Row {
+        let begin = Instant::now();
+        let operations = self.many(self.work.operations());
+        let per_second = operations as f64 / begin.elapsed().as_secs_f64();
         self.engine.settle().expect("settle");
         let live_rows = match self.work {
             Work::Fill => self.next,
@@ -366,33 +382,35 @@ fn table_bytes(dir: &Path) -> u64 {
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut rows = Vec::new();
+    // `cargo test` runs benches too, an operation each: that is nothing to tell of.
+    let is_measured = std::env::args().any(|argument| argument == "--bench");
     for work in Work::ALL {
         let mut group = criterion.benchmark_group(work.name());
         group.throughput(Throughput::Elements(1)).sample_size(10);
         group.measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
         for (strategy, compaction) in strategies(work) {
             let mut run = None;
-            let (mut operations, mut time) = (0, Duration::ZERO);
+            // With a filter on the command line some are not run.
             group.bench_function(strategy, |bencher| {
-                let run: &mut Run = run.get_or_insert_with(|| Run::new(work, compaction));
+                let run = run.get_or_insert_with(|| {
+                    let mut run = Run::new(work, compaction);
+                    if is_measured {
+                        rows.push(run.row(strategy));
+                    }
+                    run
+                });
                 bencher.iter_custom(|count| {
                     let begin = Instant::now();
-                    operations += run.many(count);
-                    time += begin.elapsed();
+                    run.many(count);
                     begin.elapsed()
                 });
             });
-            // With a filter on the command line some are not run.
-            if let Some(run) = run {
-                rows.push(run.row(strategy, operations as f64 / time.as_secs_f64()));
-            }
         }
         group.finish();
     }
     criterion.final_summary();
     print(&rows);
-    // `cargo test` runs benches too, an operation each: that is nothing to draw.
-    if std::env::args().any(|argument| argument == "--bench") && rows.len() > 12 {
+    if rows.len() > 12 {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("compaction");
         draw(&folder, &rows);
         println!("\nfigures are in {}", folder.display());
