@@ -126,12 +126,12 @@ impl StateMachine {
         if planted::is(Bug::EntriesLeftOut) && last.log_id.index % 50 == u64::from(self.db.id()[0] % 50) {
             writes.clear();
         }
-        let mut noted = place.clone();
+        let mut noted = place.encode();
         if planted::is(Bug::PlaceTooOld) {
-            let before = last.log_id.index.saturating_sub(1);
-            noted.applied = Some(LogId { index: before, ..last.log_id });
+            let applied = Some(LogId { index: last.log_id.index.saturating_sub(1), ..last.log_id });
+            noted = Place { applied, ..place.clone() }.encode();
         }
-        let mut acks = self.db.apply(&writes, &noted.encode())?.into_iter();
+        let mut acks = self.db.apply(&writes, &noted)?.into_iter();
         self.progress.send_replace(progress_of(&place, &self.db));
         let of = |entry: &Entry| match &entry.payload {
             EntryPayload::Normal(_) => acks.next().unwrap_or_default(),

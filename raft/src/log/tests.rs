@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use lumen_engine::vfs::memory::{Crash, Memory};
 use openraft::EntryPayload;
-use openraft::storage::IOFlushed;
+use openraft::storage::{IOFlushed, RaftLogReader};
 use openraft::type_config::TypeConfigExt;
 
 use super::{LogSetup, LogStore};
@@ -257,6 +257,25 @@ fn entries_that_have_left_memory_are_read_from_the_files_in_pieces() {
     }
     assert_eq!(log.read(20, 23, usize::MAX).expect("readable"), entries[20..23]);
     assert_eq!(log.read(300_000, u64::MAX, 1).expect("readable"), []);
+}
+
+#[test]
+fn who_asks_for_entries_that_are_gone_gets_none() {
+    // The rest would be taken for what was asked for, and sent to a follower with a gap.
+    let mut log = open(&Memory::new(), false).expect("opens");
+    let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
+    let payload = EntryPayload::Normal(Proposed(Bytes::from(vec![1; 900])));
+    let entries: Vec<Entry> = (0..60).map(|n| Entry { log_id: id(n), payload: payload.clone() }).collect();
+    Operation::Append(entries.clone()).run(&log).expect("appended");
+    Operation::Purge(id(29)).run(&log).expect("purged");
+    let mut from = |start| {
+        let read = log.limited_get_log_entries(start, 60).now_or_never().expect("without a wait");
+        read.expect("readable")
+    };
+    assert_eq!(from(29), []);
+    let read = from(30);
+    assert_eq!(read, entries[30..30 + read.len()]);
+    assert!(!read.is_empty());
 }
 
 #[test]
