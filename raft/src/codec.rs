@@ -28,9 +28,11 @@ pub(crate) fn put_log_id(out: &mut Vec<u8>, id: &LogId) {
     }
 }
 
+/// None has the last index there could be, so that every entry has one after it.
 pub(crate) fn read_log_id(decoder: &mut Decoder<'_>) -> Option<LogId> {
     let leader_id = LeaderId { term: decoder.u64()?, node_id: decoder.u64()? };
-    Some(LogId { leader_id, index: decoder.u64()? })
+    let index = decoder.u64()?;
+    (index < u64::MAX).then_some(LogId { leader_id, index })
 }
 
 pub(crate) fn put_maybe(out: &mut Vec<u8>, id: Option<&LogId>) {

@@ -457,6 +457,10 @@ mod tests {
             Request::Append(request) => Some(request),
             _ => None,
         });
+        let mut past_the_end = request.clone();
+        past_the_end.prev_log_id = Some(id(u64::MAX));
+        past_the_end.entries.clear();
+        assert!(read(0, &append(0, &past_the_end)).is_none(), "no entry could come after it");
         // openraft stops a node that is given a gap: who sends one is not believed.
         for missing in 1..3 {
             let mut request = request.clone();
