@@ -1,8 +1,4 @@
-//! What must be so after every step, and what an answer may say.
-//!
-//! Every answer tells the sequence number of the moment that it is of, so whether a history is linearizable follows without a
-//! search (Ongaro, *Consensus*, 2014, 6.4, read backwards): the order of numbers must agree with real time, and each read must
-//! show of each key the newest write up to its number.
+//! What must be so after every step, and in the end of all that was answered.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +7,9 @@ use std::sync::Arc;
 
 use openraft::EntryPayload;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use super::history::{self, Asked, Operation, Told};
 use super::network::Net;
 use crate::node::Node;
 use crate::types::LogId;
@@ -22,117 +20,56 @@ pub(super) const COLLECTION: &str = "things";
 /// Committed entries of a node that are compared again after each of its starts.
 const AGAIN: u64 = 64;
 
-/// What was asked and answered. A value is written once, by one request.
+/// What was asked and answered so far, looked at in the end.
 #[derive(Default)]
-pub(super) struct History {
-    /// Acknowledged writes: which key, and what was put; `None` for a delete.
-    acknowledged: BTreeMap<u64, (String, Option<String>)>,
-    /// Where each value was seen or acknowledged.
-    places: BTreeMap<String, u64>,
-    /// Values whose write was refused.
-    refused: BTreeSet<String>,
-    /// Deletes of each key of which nobody knows whether they were done, or will be.
-    may_be_deleted: BTreeMap<String, u64>,
-    /// The newest moment of any answer so far.
-    newest: u64,
+pub(super) struct Answers {
+    operations: Vec<Operation>,
+    /// Counts what begins and ends, which are in this order.
+    clock: u64,
+    /// The newest moment that was told, each with when that was.
+    newest: Vec<(Instant, u64)>,
 }
 
-/// A document as a read found it.
-pub(super) type Found = Option<(u64, String)>;
-
-impl History {
-    /// The newest moment that anybody has been told of: what begins now must not be older.
-    pub(super) fn newest(&self) -> u64 {
-        self.newest
+impl Answers {
+    /// A client asks; answers the number of the operation, of which nobody knows the outcome until it is told.
+    pub(super) fn ask(&mut self, key: &str, asked: Asked) -> usize {
+        let key = key.bytes().fold(0, |key, byte| key << 8 | u64::from(byte));
+        self.clock += 1;
+        let (began, ended) = (self.clock, u64::MAX);
+        self.operations.push(Operation { key, asked, told: Told::Unknown, began, ended });
+        self.operations.len() - 1
     }
 
-    fn seen_at(&mut self, value: &str, seq: u64) -> Result<(), String> {
-        match self.places.insert(value.to_owned(), seq) {
-            Some(before) if before != seq => Err(format!("{value} was written at {before} and at {seq}")),
-            _ => Ok(()),
-        }
-    }
-
-    /// A write was acknowledged that began when `after` was the newest.
-    pub(super) fn written(
-        &mut self,
-        after: u64,
-        seq: u64,
-        key: &str,
-        value: Option<&str>,
-    ) -> Result<(), String> {
-        if seq <= after {
-            return Err(format!("{key} = {value:?} was acknowledged as {seq}, but began after {after}"));
-        }
-        let before = self.acknowledged.insert(seq, (key.to_owned(), value.map(str::to_owned)));
-        if let Some(before) = before {
-            return Err(format!("{seq} is {key} = {value:?}, and is {before:?}"));
-        }
-        self.newest = self.newest.max(seq);
-        value.map_or(Ok(()), |value| self.seen_at(value, seq))
-    }
-
-    /// A write was refused.
-    pub(super) fn refused(&mut self, value: &str) {
-        self.refused.insert(value.to_owned());
-    }
-
-    /// A write begins.
-    pub(super) fn begins(&mut self, key: &str, value: Option<&str>) {
-        if value.is_none() {
-            *self.may_be_deleted.entry(key.to_owned()).or_default() += 1;
+    /// It was told this.
+    pub(super) fn tell(&mut self, number: usize, told: Told) {
+        self.clock += 1;
+        (self.operations[number].told, self.operations[number].ended) = (told, self.clock);
+        if let Told::Done(seq) | Told::Found(seq, _) = told
+            && seq > self.newest()
+        {
+            self.newest.push((Instant::now(), seq));
         }
     }
 
-    /// It is known what became of a write.
-    pub(super) fn ends(&mut self, key: &str, value: Option<&str>) {
-        if value.is_none() {
-            *self.may_be_deleted.entry(key.to_owned()).or_default() -= 1;
-        }
+    fn newest(&self) -> u64 {
+        self.newest.last().map_or(0, |(_, seq)| *seq)
     }
 
-    /// A key was read at `seq`.
-    pub(super) fn read(&mut self, seq: u64, key: &str, found: &Found) -> Result<(), String> {
-        let from = found.as_ref().map_or(0, |(version, _)| version + 1);
-        let later = self.acknowledged.range(from..(seq + 1).max(from));
-        let missed = later.rev().find(|(_, (of, _))| of == key);
-        match (found, missed) {
-            (Some((version, value)), _) if *version > seq => {
-                return Err(format!("at {seq}, {key} = {value} of {version}"));
-            }
-            (Some((version, value)), Some((newer, what))) => {
-                return Err(format!("at {seq}, {key} = {value} of {version}, but {newer} is {what:?}"));
-            }
-            (None, Some((newer, (_, Some(value)))))
-                if self.may_be_deleted.get(key).is_none_or(|&deletes| deletes == 0) =>
-            {
-                return Err(format!("at {seq}, {key} is not there, but {newer} put {value}"));
-            }
-            _ => {}
-        }
-        if let Some((version, value)) = found {
-            if self.refused.contains(value) {
-                return Err(format!("{key} = {value}, which was refused"));
-            }
-            self.seen_at(value, *version)?;
-        }
-        Ok(())
+    /// The newest moment that anybody had been told of at a time.
+    pub(super) fn newest_at(&self, time: Instant) -> u64 {
+        let later = self.newest.partition_point(|(told, _)| *told <= time);
+        later.checked_sub(1).map_or(0, |last| self.newest[last].1)
     }
 
-    /// A read that had to be linearizable was of `seq`, and began when `after` was the newest.
-    pub(super) fn linearizable(&mut self, after: u64, seq: u64) -> Result<(), String> {
-        if seq < after {
-            return Err(format!("a linearizable read shows {seq}, but began after {after}"));
-        }
-        self.newest = self.newest.max(seq);
-        Ok(())
+    pub(super) fn check(&self) -> Result<(), String> {
+        history::check(&self.operations)
     }
 }
 
 /// What was seen of the nodes.
 pub(super) struct Checks {
     net: Net,
-    history: Arc<Mutex<History>>,
+    answers: Arc<Mutex<Answers>>,
     /// Who has led, in which terms.
     leaders: BTreeSet<(u64, u64)>,
     /// Committed entries: log id, and what is in them.
@@ -169,7 +106,7 @@ impl Checks {
     pub(super) fn new(net: Net) -> Checks {
         Checks {
             net,
-            history: Arc::default(),
+            answers: Arc::default(),
             leaders: BTreeSet::new(),
             committed: BTreeMap::new(),
             compared: BTreeMap::new(),
@@ -178,8 +115,8 @@ impl Checks {
         }
     }
 
-    pub(super) fn history(&self) -> Arc<Mutex<History>> {
-        self.history.clone()
+    pub(super) fn answers(&self) -> Arc<Mutex<Answers>> {
+        self.answers.clone()
     }
 
     /// A node lost its memory.
@@ -270,36 +207,34 @@ impl Checks {
         }
         let members = format!("{:?}", place.membership);
         let state = (snapshot.seq(), digest(&snapshot)?, members);
-        let known = self.states.entry(applied.index).or_insert_with(|| state.clone());
-        if *known != state {
-            return Err(format!(
-                "after entry {} node {id} holds {state:?}, another one {known:?}",
-                applied.index
-            ));
+        match self.states.get(&applied.index) {
+            Some(known) if *known != state => {
+                let index = applied.index;
+                return Err(format!("after entry {index} node {id} holds {state:?}, another one {known:?}"));
+            }
+            Some(_) => return Ok(()),
+            None => _ = self.states.insert(applied.index, state),
         }
         // Reads that nobody asked for must be right as well.
         if snapshot.collections().iter().any(|name| name == COLLECTION) {
-            let mut history = self.history.lock();
-            for key in super::clients::keys() {
-                let found = super::clients::look_up(&snapshot, &key)?;
-                history
-                    .read(snapshot.seq(), &key, &found)
-                    .map_err(|error| format!("at node {id}, {error}"))?;
-            }
+            self.note_all(&snapshot, Asked::ReadSince(0))?;
         }
         Ok(())
     }
 
-    /// In the end, everything that was acknowledged is there: at all, for they hold the same.
-    pub(super) fn holds_everything(&self, node: &Node) -> Result<(), String> {
-        let (snapshot, mut history) = (node.snapshot(), self.history.lock());
-        if snapshot.seq() < history.newest() {
-            return Err(format!("all are at {}, but {} was told", snapshot.seq(), history.newest()));
-        }
+    /// Notes what a snapshot has of each key.
+    fn note_all(&self, snapshot: &lumen::Snapshot, asked: Asked) -> Result<(), String> {
+        let mut answers = self.answers.lock();
         for key in super::clients::keys() {
-            let found = super::clients::look_up(&snapshot, &key)?;
-            history.read(snapshot.seq(), &key, &found)?;
+            let number = answers.ask(&key, asked);
+            answers.tell(number, Told::Found(snapshot.seq(), super::clients::look_up(snapshot, &key)?));
         }
         Ok(())
+    }
+
+    /// In the end, everything that was acknowledged is there: at all, for they hold the same; and one order explains all answers.
+    pub(super) fn holds_everything(&self, node: &Node) -> Result<(), String> {
+        self.note_all(&node.snapshot(), Asked::Read)?;
+        self.answers.lock().check()
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use lumen::{Condition, Mapping, Outcome, SearchRequest, Write};
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Random;
-use super::checks::{COLLECTION, Found, History};
+use super::checks::{Answers, COLLECTION};
+use super::history::{Asked, If, Told, Value};
 use super::network::Net;
 use crate::error::Error;
 use crate::node::Node;
@@ -23,9 +24,20 @@ pub(super) fn keys() -> impl Iterator<Item = String> {
     (0..KEYS).map(|n| format!("k{n}"))
 }
 
-fn source(value: &str) -> Vec<u8> {
+/// A document as a read found it: its version, and what is in it.
+type Found = Option<(u64, Value)>;
+
+fn source(value: Value) -> Vec<u8> {
     // Long enough that files fill.
-    format!(r#"{{"t":"{value}","more":"{}"}}"#, "x".repeat(300)).into_bytes()
+    format!(r#"{{"t":"v{value}","more":"{}"}}"#, "x".repeat(300)).into_bytes()
+}
+
+/// What a search for a value finds.
+fn hits(snapshot: &lumen::Snapshot, value: Value) -> Result<Vec<lumen::Hit>, String> {
+    let query = format!("t:v{value}");
+    let request =
+        SearchRequest { collection: COLLECTION, query: &query, offset: 0, limit: 3, cancelled: None };
+    Ok(snapshot.search(&request).map_err(|error| format!("{query}: {error}"))?.hits)
 }
 
 /// What a snapshot has of a key, which a search must agree with.
@@ -33,22 +45,27 @@ pub(super) fn look_up(snapshot: &lumen::Snapshot, key: &str) -> Result<Found, St
     let failed = |error: lumen::Error| format!("{key} cannot be read: {error}");
     let Some(document) = snapshot.get(COLLECTION, key).map_err(failed)? else { return Ok(None) };
     let text = String::from_utf8(document.source).map_err(|error| error.to_string())?;
-    let value = text.split('"').nth(3).unwrap_or_default().to_owned();
-    let query = format!("t:{value}");
-    let request =
-        SearchRequest { collection: COLLECTION, query: &query, offset: 0, limit: 3, cancelled: None };
-    let hits = snapshot.search(&request).map_err(failed)?.hits;
+    let value = text.split('"').nth(3).and_then(|value| value.trim_start_matches('v').parse().ok());
+    let value = value.ok_or_else(|| format!("{key} holds {text}"))?;
+    let hits = hits(snapshot, value)?;
     let is_it = |hit: &lumen::Hit| (hit.id.as_str(), hit.version) == (key, document.version);
     match &hits[..] {
         [hit] if is_it(hit) => Ok(Some((document.version, value))),
-        hits => Err(format!("{key} = {value} of {}, but a search for it finds {hits:?}", document.version)),
+        hits => Err(format!("{key} = v{value} of {}, but a search for it finds {hits:?}", document.version)),
     }
 }
 
 /// One client, until it is stopped.
-pub(super) async fn work(number: u64, seed: u64, net: Net, history: Arc<Mutex<History>>) {
-    let mut client =
-        Client { number, next: 0, token: 0, random: Random::new(seed ^ (number + 1) << 32), net, history };
+pub(super) async fn work(number: u64, seed: u64, net: Net, answers: Arc<Mutex<Answers>>) {
+    let mut client = Client {
+        number,
+        next: 0,
+        put: None,
+        token: 0,
+        random: Random::new(seed ^ (number + 1) << 32),
+        net,
+        answers,
+    };
     loop {
         let pause = client.random.below(150);
         sleep(Duration::from_millis(pause)).await;
@@ -63,11 +80,13 @@ pub(super) async fn work(number: u64, seed: u64, net: Net, history: Arc<Mutex<Hi
 struct Client {
     number: u64,
     next: u64,
+    /// What it put last, and where.
+    put: Option<(String, Value)>,
     /// The newest moment that this client was told of.
     token: u64,
     random: Random,
     net: Net,
-    history: Arc<Mutex<History>>,
+    answers: Arc<Mutex<Answers>>,
 }
 
 impl Client {
@@ -82,7 +101,8 @@ impl Client {
                 self.put(node, &key, condition).await
             }
             58..=63 => self.delete(node, &key).await,
-            64..=84 => self.read(node, &key, Consistency::Linearizable).await,
+            64..=79 => self.read(node, &key, Consistency::Linearizable).await,
+            80..=84 => self.search(node).await,
             85..=94 => self.read(node, &key, Consistency::Session(self.token)).await,
             95..=97 => self.read(node, &key, Consistency::Bounded(Duration::from_millis(500))).await,
             _ => self.read(node, &key, Consistency::Eventual).await,
@@ -91,25 +111,20 @@ impl Client {
 
     async fn put(&mut self, node: Node, key: &str, condition: Condition) -> Result<(), String> {
         self.next += 1;
-        let value = format!("v{}n{}", self.number, self.next);
+        let value = self.next << 8 | self.number;
+        self.put = Some((key.to_owned(), value));
         let (collection, id) = (COLLECTION.to_owned(), key.to_owned());
-        let write = Write::Put { collection, id, source: source(&value), condition };
-        self.write(node, key, Some(value), write).await
+        let write = Write::Put { collection, id, source: source(value), condition };
+        self.write(node, key, Asked::Put(value, asked_for(condition)), write).await
     }
 
     async fn delete(&mut self, node: Node, key: &str) -> Result<(), String> {
         let (collection, id) = (COLLECTION.to_owned(), key.to_owned());
         let write = Write::Delete { collection, id, condition: Condition::Always };
-        self.write(node, key, None, write).await
+        self.write(node, key, Asked::Delete(If::Always), write).await
     }
 
-    async fn write(
-        &mut self,
-        node: Node,
-        key: &str,
-        value: Option<String>,
-        write: Write,
-    ) -> Result<(), String> {
+    async fn write(&mut self, node: Node, key: &str, asked: Asked, write: Write) -> Result<(), String> {
         let prepared = match node.prepare(write) {
             Ok(prepared) => prepared,
             // The collection is not known here yet: whoever comes first makes it.
@@ -128,77 +143,87 @@ impl Client {
             name[8..15].copy_from_slice(&self.random.bits().to_le_bytes()[..7]);
             name
         });
-        let after = {
-            let mut history = self.history.lock();
-            history.begins(key, value.as_deref());
-            history.newest()
-        };
+        let number = self.answers.lock().ask(key, asked);
         let answer = node.write(prepared, named, PATIENCE).await;
-        let mut history = self.history.lock();
-        // Nobody knows: then it may be done at any time.
-        if !matches!(answer, Err(Error::Unknown { .. } | Error::Stopped { .. } | Error::Io { .. })) {
-            history.ends(key, value.as_deref());
-        }
-        match answer {
+        let told = match answer {
             Ok(ack) => match ack.outcome {
                 Outcome::Created | Outcome::Updated | Outcome::Deleted { existed: true } => {
-                    self.net.note("written", (key, &value, ack.seq));
-                    self.token = self.token.max(ack.seq);
-                    history.written(after, ack.seq, key, value.as_deref())
+                    Told::Done(ack.seq)
                 }
-                // It changed nothing.
-                Outcome::Deleted { existed: false } => Ok(()),
-                Outcome::Rejected(_) => {
-                    self.net.note("rejected", (key, &value));
-                    value.iter().for_each(|value| history.refused(value));
-                    Ok(())
-                }
-                other => Err(format!("{key} = {value:?} was answered by {other:?}")),
+                Outcome::Deleted { existed: false } => Told::Nothing(ack.seq),
+                Outcome::Rejected(_) => Told::Refused(ack.seq),
+                other => return Err(format!("{key}: {asked:?} was answered by {other:?}")),
             },
-            Err(Error::Unknown { .. } | Error::Stopped { .. } | Error::Io { .. }) => {
-                self.net.note("unknown outcome", (key, &value));
-                Ok(())
-            }
-            // Certainly not done: then nobody ever sees it.
-            Err(_) => {
-                self.net.note("not done", (key, &value));
-                value.iter().for_each(|value| history.refused(value));
-                Ok(())
-            }
+            Err(Error::Unknown { .. } | Error::Stopped { .. } | Error::Io { .. }) => Told::Unknown,
+            Err(_) => Told::NotDone,
+        };
+        if let Told::Done(seq) = told {
+            self.token = self.token.max(seq);
         }
+        let what = match told {
+            Told::Done(_) | Told::Nothing(_) => "written",
+            Told::Refused(_) => "rejected",
+            Told::Unknown => "unknown outcome",
+            _ => "not done",
+        };
+        self.net.note(what, (key, asked, told));
+        self.answers.lock().tell(number, told);
+        Ok(())
+    }
+
+    /// Searches for what this client put last, as it is now.
+    async fn search(&mut self, node: Node) -> Result<(), String> {
+        let Some((key, value)) = self.put.clone() else { return Ok(()) };
+        let number = self.answers.lock().ask(&key, Asked::Search(value));
+        let Ok(snapshot) = node.read(Consistency::Linearizable, PATIENCE).await else { return Ok(()) };
+        let hits = if is_there(&snapshot) { hits(&snapshot, value)? } else { Vec::new() };
+        self.net.note("searched", (&key, hits.len()));
+        let found = match &hits[..] {
+            [] => None,
+            [hit] if hit.id == key => Some((hit.version, value)),
+            hits => return Err(format!("a search for v{value}, which is in {key}, finds {hits:?}")),
+        };
+        self.answers.lock().tell(number, Told::Found(snapshot.seq(), found));
+        Ok(())
     }
 
     async fn read(&mut self, node: Node, key: &str, consistency: Consistency) -> Result<(), String> {
-        let after = self.history.lock().newest();
+        let (what, asked) = match consistency {
+            Consistency::Linearizable => ("read linearizable", Asked::Read),
+            Consistency::Session(token) => ("read with token", Asked::ReadSince(token)),
+            Consistency::Bounded(age) => {
+                let at = Instant::now().checked_sub(age).expect("later than the beginning");
+                ("read of an age", Asked::ReadSince(self.answers.lock().newest_at(at)))
+            }
+            Consistency::Eventual => ("read", Asked::ReadSince(0)),
+        };
+        let number = self.answers.lock().ask(key, asked);
         let Ok(snapshot) = node.read(consistency, PATIENCE).await else { return Ok(()) };
         let (seq, found) = (snapshot.seq(), look_up_if_there(&snapshot, key)?);
-        let mut history = self.history.lock();
-        match consistency {
-            Consistency::Linearizable => {
-                self.net.note("read linearizable", (key, seq));
-                history.linearizable(after, seq)?;
-            }
-            Consistency::Session(token) => {
-                self.net.note("read with token", (key, seq));
-                if seq < token {
-                    return Err(format!("a read with the token {token} shows {seq}"));
-                }
-            }
-            _ => self.net.note("read", (key, seq)),
-        }
+        self.net.note(what, (key, seq));
         if found.is_some() {
             self.net.note("searched", key);
         }
         self.token = self.token.max(seq);
-        history.read(seq, key, &found)
+        self.answers.lock().tell(number, Told::Found(seq, found));
+        Ok(())
     }
 }
 
-/// As [`look_up`], also where the collection is not there yet.
-fn look_up_if_there(snapshot: &lumen::Snapshot, key: &str) -> Result<Found, String> {
-    if snapshot.collections().iter().any(|name| name == COLLECTION) {
-        look_up(snapshot, key)
-    } else {
-        Ok(None)
+fn asked_for(condition: Condition) -> If {
+    match condition {
+        Condition::Always => If::Always,
+        Condition::Absent => If::Absent,
+        Condition::Present => If::Present,
+        Condition::Version(version) => If::Version(version),
     }
+}
+
+/// Whether the clients' collection is there.
+fn is_there(snapshot: &lumen::Snapshot) -> bool {
+    snapshot.collections().iter().any(|name| name == COLLECTION)
+}
+
+fn look_up_if_there(snapshot: &lumen::Snapshot, key: &str) -> Result<Found, String> {
+    if is_there(snapshot) { look_up(snapshot, key) } else { Ok(None) }
 }

@@ -15,6 +15,7 @@
 
 mod checks;
 mod clients;
+mod history;
 mod network;
 mod world;
 
@@ -99,10 +100,23 @@ fn random() -> u64 {
     bits
 }
 
+/// When each run begins, in milliseconds since 1970.
+const BEGINNING: u64 = 1_700_000_000_000;
+
 /// Milliseconds since 1970, of the simulated clock.
 fn clock() -> u64 {
     let since = BEGUN.get().map_or(Duration::ZERO, |begun| begun.elapsed());
-    1_700_000_000_000 + since.as_millis() as u64
+    BEGINNING + since.as_millis() as u64
+}
+
+/// The clock of a node. No two are right alike: some are minutes fast, some slow, and one goes too slowly.
+fn clock_of(id: u64) -> fn() -> u64 {
+    match id % 4 {
+        1 => clock,
+        2 => || clock() + 600_000,
+        3 => || clock() - 90_000,
+        _ => || clock() - (clock() - BEGINNING) / 3,
+    }
 }
 
 /// What a run was.

@@ -19,7 +19,7 @@ use crate::node::{Node, NodeOptions, Timing};
 use crate::types::{Member, spawn};
 
 /// What a run of many seeds must have met, so that it shows something.
-pub(super) const MUST_HAPPEN: [&str; 22] = [
+pub(super) const MUST_HAPPEN: [&str; 24] = [
     "answer lost",
     "change of members",
     "crash",
@@ -31,7 +31,9 @@ pub(super) const MUST_HAPPEN: [&str; 22] = [
     "leader",
     "node joins",
     "node leaves",
+    "orderly stop",
     "read linearizable",
+    "read of an age",
     "read with token",
     "rejected",
     "request doubled",
@@ -81,7 +83,7 @@ pub(super) async fn live(seed: u64, tells: bool) -> Result<Report, String> {
     let members = ids.iter().map(|id| (*id, member(*id))).collect();
     net.node(ids[0]).expect("it runs").initialize(members).await.map_err(|error| error.to_string())?;
     let clients: Vec<AbortHandle> = (0..4)
-        .map(|client| spawn(clients::work(client, seed, net.clone(), world.checks.history())).abort_handle())
+        .map(|client| spawn(clients::work(client, seed, net.clone(), world.checks.answers())).abort_handle())
         .collect();
     for _ in 0..STEPS {
         let pause = Duration::from_millis(1 + world.random.below(STEP_MS));
@@ -100,7 +102,7 @@ pub(super) async fn live(seed: u64, tells: bool) -> Result<Report, String> {
 impl World {
     fn say(&self, what: impl FnOnce() -> String) {
         if self.tells {
-            println!("{:>7} ms: {}", super::clock() - 1_700_000_000_000, what());
+            println!("{:>7} ms: {}", super::clock() - super::BEGINNING, what());
         }
     }
 
@@ -137,7 +139,7 @@ impl World {
             cache_bytes: 64 << 10,
             threads: 0,
             random: super::random,
-            clock: super::clock,
+            clock: super::clock_of(id),
             ..lumen::Options::default()
         };
         let options = NodeOptions {
@@ -187,6 +189,9 @@ impl World {
         self.net.note("crash", id);
         let seed = self.random.bits();
         self.disks[&id].crash(model, seed);
+        // What the dead node still does reaches a disk that nobody reads any more.
+        let disk = self.disks[&id].fork();
+        self.disks.insert(id, disk);
         self.checks.forget(id);
         node.inner.kill();
         let raft = node.inner.raft.clone();
@@ -194,6 +199,23 @@ impl World {
         spawn(async move {
             let _ = raft.shutdown().await; // its disk is dead already
         });
+    }
+
+    /// Stops a node as a server does that is asked to end; then the power goes off.
+    async fn stop(&mut self, id: u64) {
+        let node = self.net.with(|wires| {
+            *wires.lives.entry(id).or_default() += 1;
+            wires.nodes.remove(&id)
+        });
+        let Some(node) = node else { return };
+        self.say(|| format!("node {id} stops"));
+        self.net.note("orderly stop", id);
+        if let Err(error) = node.close().await {
+            self.net.found(format!("node {id} does not close: {error}"));
+        }
+        let seed = self.random.bits();
+        self.disks[&id].crash(Crash::DropPending, seed);
+        self.checks.forget(id);
     }
 
     /// Something happens, or nothing.
@@ -207,7 +229,8 @@ impl World {
                 self.net.note("crash of all", ());
                 running.iter().for_each(|id| self.crash(*id, model));
             }
-            18..=37 => self.restart().await,
+            18..=34 => self.restart().await,
+            35..=37 => self.stop(id).await,
             38..=44 => {
                 self.say(|| format!("node {id} is cut off"));
                 self.net.note("cut off", id);
