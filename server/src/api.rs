@@ -47,7 +47,7 @@ pub(crate) async fn create_collection(
     match ack.outcome {
         Outcome::CollectionCreated { mapping } => Ok((true, mapping, ack.seq)),
         Outcome::CollectionExists { mapping } => Ok((false, mapping, ack.seq)),
-        Outcome::Rejected(rejection) => Err(rejection.into()),
+        Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
         other => Err(unexpected(&other)),
     }
 }
@@ -58,7 +58,7 @@ pub(crate) async fn drop_collection(store: &Store, name: &str, asked: &Asked) ->
     let ack = store.write(prepared, asked).await?;
     match ack.outcome {
         Outcome::CollectionDropped => Ok(ack.seq),
-        Outcome::Rejected(rejection) => Err(rejection.into()),
+        Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
         other => Err(unexpected(&other)),
     }
 }
@@ -84,7 +84,7 @@ pub(crate) async fn put(
     match ack.outcome {
         Outcome::Created => Ok((PutResult::Created, ack.seq)),
         Outcome::Updated => Ok((PutResult::Updated, ack.seq)),
-        Outcome::Rejected(rejection) => Err(rejection.into()),
+        Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
         other => Err(unexpected(&other)),
     }
 }
@@ -106,17 +106,16 @@ pub(crate) async fn delete(
     let ack = store.write(prepared, asked).await?;
     match ack.outcome {
         Outcome::Deleted { .. } => Ok(ack.seq),
-        Outcome::Rejected(rejection) => Err(rejection.into()),
+        Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
         other => Err(unexpected(&other)),
     }
 }
 
 /// Reads a document.
 pub(crate) fn get(snapshot: &Snapshot, collection: &str, id: &str) -> Result<Document, Failure> {
-    match snapshot.get(collection, id)? {
-        Some(document) => Ok(document),
-        None => Err(Failure::document_not_found(collection, id)),
-    }
+    let found = snapshot.get(collection, id).map_err(Failure::from);
+    let there = found.and_then(|found| found.ok_or_else(|| Failure::document_not_found(collection, id)));
+    there.map_err(|failure| failure.at(snapshot.seq()))
 }
 
 /// Searches. Blocks: call it where blocking is allowed. Gives up soon after `cancelled` is set.
@@ -130,7 +129,7 @@ pub(crate) fn search(
 ) -> Result<SearchResults, Failure> {
     let asks = || cancelled.load(Ordering::Relaxed);
     let request = SearchRequest { collection, query, offset, limit, cancelled: Some(&asks) };
-    Ok(snapshot.search(&request)?)
+    snapshot.search(&request).map_err(|error| Failure::from(error).at(snapshot.seq()))
 }
 
 /// Says whether an id can be one.

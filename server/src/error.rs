@@ -195,17 +195,25 @@ pub(crate) struct Failure {
     pub(crate) details: Map<String, Value>,
     /// When to come again, for [`Kind::Overloaded`].
     pub(crate) retry_after: Option<Duration>,
+    /// At which sequence number this is so, if it is said of what is stored.
+    pub(crate) seq: Option<u64>,
 }
 
 impl Failure {
     /// An error with no further details.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure { kind, message: message.into(), details: Map::new(), retry_after: None }
+        Failure { kind, message: message.into(), details: Map::new(), retry_after: None, seq: None }
     }
 
     /// The same with one more member in its JSON object.
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Failure {
         self.details.insert(key.to_string(), value.into());
+        self
+    }
+
+    /// The same, said of what is stored at this sequence number.
+    pub(crate) fn at(mut self, seq: u64) -> Failure {
+        self.seq = Some(seq);
         self
     }
 

@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::json;
-use support::fresh;
+use support::{Answer, fresh};
 
 const BOOKS: &str = "/collections/books";
 const HOBBIT: &str =
@@ -284,8 +284,19 @@ fn conditions_hold_or_answer_412() {
     for bad in [&[("if-match", "17")][..], &[("if-none-match", "\"1\"")]] {
         put(bad).is_error(400, "invalid_parameter");
     }
-    let seq: u64 = server.get(BOOKS).header("lumen-seq").unwrap().parse().unwrap();
-    assert!(seq >= updated.json()["version"].as_u64().unwrap());
+    // Every answer says of which moment it is, refusals and what is not there too, and each token can be waited for.
+    let seq_of = |answer: &Answer| -> u64 { answer.header("lumen-seq").expect("a token").parse().unwrap() };
+    let mut last = updated.json()["version"].as_u64().unwrap();
+    let refused = server.send("PUT", path, &[("if-match", &etag)], b"{}");
+    let absent = server.get(path);
+    assert_eq!((refused.status, absent.status), (412, 404));
+    for answer in [refused, absent, server.delete(path), server.get(BOOKS)] {
+        let seq = seq_of(&answer);
+        assert!(seq >= last, "{seq} after {last}: {}", answer.text());
+        let since = server.send("GET", BOOKS, &[("lumen-min-seq", &seq.to_string())], b"");
+        assert_eq!(since.status, 200, "{}", since.text());
+        last = seq;
+    }
 }
 
 #[test]

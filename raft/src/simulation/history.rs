@@ -42,7 +42,7 @@ pub(super) enum Asked {
 /// What was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Told {
-    /// A write was done, and is of this moment.
+    /// A write was done, and is of this moment; of a delete it does not say whether there was something.
     Done(u64),
     /// A delete found nothing, at this moment.
     Nothing(u64),
@@ -110,8 +110,8 @@ impl Told {
     /// The moment of which the answer is, as far as real time has to agree with it.
     fn moment(self) -> Option<u64> {
         match self {
-            Told::Done(seq) | Told::Found(seq, _) => Some(seq),
-            Told::Nothing(_) | Told::Refused(_) | Told::NotDone | Told::Unknown => None,
+            Told::Done(seq) | Told::Nothing(seq) | Told::Refused(seq) | Told::Found(seq, _) => Some(seq),
+            Told::NotDone | Told::Unknown => None,
         }
     }
 }
@@ -141,7 +141,7 @@ fn real_time(operations: &[Operation]) -> Result<Vec<u64>, String> {
                 false
             }
             (_, Told::Found(seq, _)) => seq < newest,
-            (_, Told::Done(seq)) => seq <= newest,
+            (_, Told::Done(seq) | Told::Nothing(seq) | Told::Refused(seq)) => seq <= newest,
             _ => false,
         };
         if is_old {
@@ -192,9 +192,8 @@ fn collect(operation: &Operation, number: usize, newest: u64, known: &mut Known)
     match operation.told {
         Told::Done(seq) => {
             match condition {
-                If::Always if value.is_some() => {}
-                // A delete is told to be done if there was something.
-                If::Always | If::Present => saw(seq - 1, Seen::Something),
+                If::Always => {}
+                If::Present => saw(seq - 1, Seen::Something),
                 If::Absent => saw(seq - 1, Seen::Nothing),
                 If::Version(version) => saw(seq - 1, Seen::Version(version)),
             }

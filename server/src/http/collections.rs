@@ -33,7 +33,7 @@ pub(crate) async fn create(mut call: Call) -> Result<Reply, Failure> {
 /// `GET /collections/{collection}`
 pub(crate) async fn describe(call: Call) -> Result<Reply, Failure> {
     let snapshot = call.read(DEFAULT).await?;
-    let mapping = snapshot.mapping(&call.collection)?;
+    let mapping = snapshot.mapping(&call.collection).map_err(|e| Failure::from(e).at(snapshot.seq()))?;
     Ok(at_seq(json_text(200, mapping.to_json()), snapshot.seq()))
 }
 

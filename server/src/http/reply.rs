@@ -62,5 +62,8 @@ pub(crate) fn failure(failure: &Failure, request_id: &str) -> Reply {
     if let Some(seconds) = failure.retry_after_s() {
         reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    reply
+    match failure.seq {
+        Some(seq) => at_seq(reply, seq),
+        None => reply,
+    }
 }
