@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::quarantine;
 use crate::state::{Shared, Work};
 use crate::sync::thread::{self, JoinHandle};
-use crate::table::reader::Table;
+use crate::version::Version;
 
 /// How often a thread looks for what nobody tells it: room on the disk, and what time alone makes due. Also how long nobody
 /// must have written before a store is at rest.
@@ -113,22 +113,23 @@ impl Background {
             let failed = (wants_spare() && log.prepare_spare().is_err())
                 || (log.wants_sync() && log.sync_ahead().is_err());
             let mut work = self.shared.work.lock();
-            let mut rests = false;
-            while !work.is_over() && !rests && (failed || !(log.wants_sync() || wants_spare())) {
+            let mut is_idle = false;
+            while !work.is_over() && !is_idle && (failed || !(log.wants_sync() || wants_spare())) {
                 let before = written();
                 let is_quiet = self.shared.bell.wait_for(&mut work, LOOK).timed_out();
                 if is_quiet && failed {
                     break;
                 }
-                let durable = self.shared.view.load().version.durable_seq;
-                rests = is_quiet && written() == before && log.may_rest(durable);
+                let wants = || log.wants_vouch() || log.may_rest(self.version().durable_seq);
+                is_idle = is_quiet && written() == before && wants();
             }
             if work.is_over() {
                 return;
             }
             drop(work);
-            if rests {
-                let _ = self.rest_log(); // a real fault meets the next writer
+            if is_idle {
+                // Damage to what was written last can then be told from a torn end. A real fault meets the next writer.
+                let _ = log.vouch().and_then(|()| self.rest_log());
             }
         }
     }
@@ -293,7 +294,7 @@ impl Background {
             work.claims.push(claim);
             (job, id)
         };
-        let pace = Cell::new(Pace { since: Instant::now(), seen: self.shared.counters.asked() });
+        let pace = Cell::new(Pace { since: Instant::now(), seen: self.shared.asked() });
         let run = |(number, part): (usize, &Job)| {
             if number > 0 && !self.goes_on(&pace) {
                 return Ok(());
@@ -325,45 +326,62 @@ impl Background {
 
     /// Reads all tables of the moment with their values in blob files, and all attachments; isolates what is damaged in
     /// tables. Answers what was found; `step` is called with each file's name and bytes, and stops it by answering false.
+    /// What goes meanwhile is passed over: files wait for nobody who only will read them.
     pub(crate) fn scrub(&self, step: &mut dyn FnMut(&str, u64) -> bool) -> Result<Vec<Error>> {
-        let version = self.shared.view.load().version.clone();
         let mut found = Vec::new();
-        for (slot, tables) in version.slots.iter().enumerate() {
-            for table in tables {
-                if !step(&table.name(), table.meta.len + table.meta.blob_bytes()) {
-                    return Ok(found);
-                }
-                let damage = version.verify(table);
-                // Who reads it meets the same, and names it: a value, or what the disk does not give.
-                for error in damage.values.into_values().chain(damage.unread) {
+        let moment = self.version();
+        let tables = moment.slots.iter().flatten();
+        let tables: Vec<_> =
+            tables.map(|table| (table.meta.number, table.meta.len + table.meta.blob_bytes())).collect();
+        let attachments: Vec<_> =
+            moment.attachments.values().map(|it| (it.meta.number, it.meta.len)).collect();
+        drop(moment);
+        for (number, bytes) in tables {
+            if self.version().table(number).is_none() {
+                continue;
+            }
+            if !step(&crate::table::name(number), bytes) {
+                return Ok(found);
+            }
+            let version = self.version();
+            let Some((slot, table)) = version.table(number) else { continue };
+            let damage = version.verify(table);
+            // Who reads it meets the same, and names it: a value, or what the disk does not give.
+            for error in damage.values.into_values().chain(damage.unread) {
+                self.shared.distrust(&error);
+                self.shared.options.tell(&Event::Damaged(error.clone()));
+                found.push(error);
+            }
+            let Some(damage) = damage.table else { continue };
+            self.shared.distrust(&damage);
+            found.push(damage.clone());
+            let inputs = vec![Input { slot, tables: vec![table.clone()] }];
+            let job = Job { reason: Reason::Damage, inputs, target: Some(slot) };
+            let id = self.claim(&job);
+            let isolated = quarantine::isolate(&self.shared, table);
+            self.shared.work.lock().claims.retain(|claim| claim.id != id);
+            self.shared.bell.notify_all();
+            match isolated {
+                // What the disk does not give or has no room for may be had at the next scrub.
+                Err(error) if error.is_disk_full() || matches!(error, Error::Io { .. }) => {
                     self.shared.options.tell(&Event::Damaged(error.clone()));
                     found.push(error);
                 }
-                let Some(damage) = damage.table else { continue };
-                found.push(damage.clone());
-                let inputs = vec![Input { slot, tables: vec![table.clone()] }];
-                let job = Job { reason: Reason::Damage, inputs, target: Some(slot) };
-                let id = self.claim(&job);
-                let isolated = quarantine::isolate(&self.shared, table);
-                self.shared.work.lock().claims.retain(|claim| claim.id != id);
-                self.shared.bell.notify_all();
-                match isolated {
-                    // What the disk does not give or has no room for may be had at the next scrub.
-                    Err(error) if error.is_disk_full() || matches!(error, Error::Io { .. }) => {
-                        self.shared.options.tell(&Event::Damaged(error.clone()));
-                        found.push(error);
-                    }
-                    // All entries can be read, and yet something is wrong: what is said of them, or what only memory still has.
-                    Ok(false) if self.is_live(table) => self.shared.options.tell(&Event::Damaged(damage)),
-                    isolated => drop(isolated?),
+                // All entries can be read, and yet something is wrong: what is said of them, or what only memory still has.
+                Ok(false) if self.version().table(number).is_some() => {
+                    self.shared.options.tell(&Event::Damaged(damage));
                 }
+                isolated => drop(isolated?),
             }
         }
-        for attachment in version.attachments.values() {
-            if !step(&crate::attachment::name(attachment.meta.number), attachment.meta.len) {
+        for (number, bytes) in attachments {
+            let name = crate::attachment::name(number);
+            if self.version().attachments.contains_key(&number) && !step(&name, bytes) {
                 return Ok(found);
             }
+            let Some(attachment) = self.version().attachments.get(&number).cloned() else { continue };
             if let Err(error) = attachment.verify() {
+                self.shared.distrust(&error);
                 self.shared.options.tell(&Event::Damaged(error.clone()));
                 found.push(error);
             }
@@ -371,9 +389,8 @@ impl Background {
         Ok(found)
     }
 
-    fn is_live(&self, table: &Arc<Table>) -> bool {
-        let version = self.shared.view.load().version.clone();
-        version.slots.iter().flatten().any(|other| Arc::ptr_eq(other, table))
+    fn version(&self) -> Arc<Version> {
+        self.shared.view.load().version.clone()
     }
 
     /// Waits until nothing is at work where the job would be, and keeps others away.
@@ -415,7 +432,7 @@ impl Background {
     /// a flush frees memory that writers wait for. While clients are at work it rests as long as it worked, and the less the
     /// more is to be done, so that it takes from them what it must.
     fn goes_on(&self, pace: &Cell<Pace>) -> bool {
-        let (shared, seen) = (&self.shared, self.shared.counters.asked());
+        let (shared, seen) = (&self.shared, self.shared.asked());
         let before = pace.get();
         let (worked, is_used) = (before.since.elapsed(), seen != before.seen);
         let mut work = shared.work.lock();

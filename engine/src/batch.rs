@@ -8,7 +8,8 @@
 //!             │ 3: u8 │ key_len: varint │ key │ value_len: varint │ value │ expiry: varint │ put until then
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
 
 use crate::coding::{Decoder, put_slice, put_varint};
 use crate::error::{Error, Result};
@@ -120,8 +121,8 @@ impl Batch {
     }
 
     /// The operations that take effect, each key once: the last write of a key wins, and a range delete takes away what
-    /// the same batch wrote into the range before it. Order: range deletes first (they reach only older batches), then
-    /// points. Errors name a key or value over its limit.
+    /// the same batch wrote into the range before it. Order: range deletes first (they reach only older batches), those that
+    /// overlap or touch united, then points. Errors name a key or value over its limit.
     pub fn effective(&self) -> Result<Vec<Operation<'_>>> {
         let mut decoder = Decoder::new(&self.operations);
         if self.count == 1 {
@@ -129,31 +130,31 @@ impl Batch {
             check_lens(&only)?;
             return Ok(vec![only]);
         }
-        let mut ranges = Vec::new();
-        let mut points: Vec<Option<Operation<'_>>> = Vec::with_capacity(self.len());
-        let mut place: HashMap<&[u8], usize> = HashMap::new();
+        let mut all = Vec::with_capacity(self.len());
         while !decoder.is_empty() {
             let operation = decode_operation(&mut decoder).expect("a batch encodes itself");
+            check_lens(&operation)?;
+            all.push(operation);
+        }
+        // From the last to the first: what was met then decides.
+        let mut ranges: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+        let mut points = Vec::with_capacity(all.len());
+        let mut met: HashSet<&[u8]> = HashSet::with_capacity(all.len());
+        for operation in all.into_iter().rev() {
             match operation {
-                Operation::DeleteRange(start, end) => {
-                    for slot in &mut points {
-                        if slot.is_some_and(|point| start <= point.key() && point.key() < end) {
-                            *slot = None;
-                        }
-                    }
-                    ranges.push(operation);
-                }
+                Operation::DeleteRange(start, end) => unite(&mut ranges, start, end),
                 Operation::Put(key, _) | Operation::Delete(key) | Operation::PutUntil(key, ..) => {
-                    check_lens(&operation)?;
-                    if let Some(earlier) = place.insert(key, points.len()) {
-                        points[earlier] = None;
+                    let before =
+                        ranges.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+                    let is_gone = before.is_some_and(|(_, end)| key < *end);
+                    if met.insert(key) && !is_gone {
+                        points.push(operation);
                     }
-                    points.push(Some(operation));
                 }
             }
         }
-        ranges.extend(points.into_iter().flatten());
-        Ok(ranges)
+        let ranges = ranges.into_iter().map(|(start, end)| Operation::DeleteRange(start, end));
+        Ok(ranges.chain(points.into_iter().rev()).collect())
     }
 
     /// Reads an encoding; `None` when the bytes are not exactly one.
@@ -166,6 +167,24 @@ impl Batch {
         }
         decoder.is_empty().then(|| Batch { operations: bytes[start..].to_vec(), count })
     }
+}
+
+/// Adds a range to others that neither overlap nor touch one another.
+fn unite<'a>(ranges: &mut BTreeMap<&'a [u8], &'a [u8]>, mut start: &'a [u8], mut end: &'a [u8]) {
+    if start >= end {
+        return;
+    }
+    let reaches = |range: &(&&'a [u8], &&'a [u8])| *range.1 >= start;
+    let before = ranges.range::<[u8], _>((Bound::Unbounded, Bound::Included(start))).next_back();
+    if let Some((first, _)) = before.filter(reaches) {
+        start = first;
+    }
+    let within = ranges.range::<[u8], _>((Bound::Included(start), Bound::Included(end)));
+    let swallowed: Vec<&[u8]> = within.map(|(first, _)| *first).collect();
+    for first in swallowed {
+        end = ranges.remove(first).map_or(end, |last| end.max(last));
+    }
+    ranges.insert(start, end);
 }
 
 pub(crate) fn check_len(what: &'static str, size: usize, limit: usize) -> Result<()> {
@@ -198,6 +217,8 @@ fn decode_operation<'a>(decoder: &mut Decoder<'a>) -> Option<Operation<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -219,6 +240,55 @@ mod tests {
         let expected =
             [Operation::DeleteRange(b"a", b"b"), Operation::Put(b"c", b"1"), Operation::Put(b"aa", b"2")];
         assert_eq!(batch.effective().expect("small"), expected);
+    }
+
+    #[test]
+    fn range_deletes_of_one_batch_are_united_however_many_there_are() {
+        let mut batch = Batch::new();
+        for n in 0..100_000u32 {
+            batch.put(format!("log/{n:06}").as_bytes(), b"1");
+            batch.delete_range(b"log/", format!("log/{n:06}").as_bytes());
+        }
+        batch.delete_range(b"x", b"y");
+        batch.delete_range(b"y", b"z");
+        batch.delete_range(b"b", b"a"); // nothing
+        let last = Operation::Put(b"log/099999", b"1");
+        let expected =
+            [Operation::DeleteRange(b"log/", b"log/099999"), Operation::DeleteRange(b"x", b"z"), last];
+        assert_eq!(batch.effective().expect("small"), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn what_takes_effect_is_what_one_by_one_would_leave(
+            operations in proptest::collection::vec((0u8..3, 0u8..12, 0u8..12), 0..30),
+        ) {
+            let mut batch = Batch::new();
+            // What lies under it is there from before; what of it is gone, what is new.
+            let mut expected: [Option<u8>; 12] = [Some(255); 12];
+            for (number, &(kind, a, b)) in operations.iter().enumerate() {
+                match kind {
+                    0 => batch.put(&[a], &[number as u8]),
+                    1 => batch.delete(&[a]),
+                    _ => batch.delete_range(&[a], &[b]),
+                }
+                match kind {
+                    0 => expected[usize::from(a)] = Some(number as u8),
+                    1 => expected[usize::from(a)] = None,
+                    _ => (a..b.max(a)).for_each(|key| expected[usize::from(key)] = None),
+                }
+            }
+            let mut found: [Option<u8>; 12] = [Some(255); 12];
+            for operation in batch.effective().expect("small") {
+                match operation {
+                    Operation::Put(key, value) => found[usize::from(key[0])] = Some(value[0]),
+                    Operation::Delete(key) => found[usize::from(key[0])] = None,
+                    Operation::DeleteRange(a, b) => (a[0]..b[0]).for_each(|key| found[usize::from(key)] = None),
+                    Operation::PutUntil(..) => unreachable!("none was added"),
+                }
+            }
+            prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]

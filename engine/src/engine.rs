@@ -364,10 +364,13 @@ impl Engine {
             self.work_inline()?;
             self.wait(|work| work.queue.is_empty() && !work.flushing)
         };
-        let seq = self.commit.ingest(&self.shared, log, &flush, edit)?;
-        log.purge(seq)?;
-        self.work_inline()?;
-        Ok(seq)
+        self.commit.ingest(&self.shared, log, &flush, edit)
+    }
+
+    /// Lets the log go and the tree get into shape, once rows taken in are in force as of `seq`.
+    pub(crate) fn after_ingestion(&self, seq: Seq) -> Result<()> {
+        self.log()?.purge(seq)?;
+        self.work_inline()
     }
 
     /// Reads all tables and checks every block, every value and count, and every attachment's checksum. `step` is called with each

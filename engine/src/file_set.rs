@@ -6,6 +6,7 @@
 //! was in the receiver's store is replaced. Files get new numbers there; their order stays, so that whatever compares
 //! numbers still holds.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,31 +94,42 @@ fn same_attachment(a: &AttachmentMeta, b: &AttachmentMeta) -> bool {
     (a.kind, a.len, a.crc) == (b.kind, b.len, b.crc)
 }
 
-/// The name that a file of a set has here, if it is here.
-struct Here<'a>(&'a Version);
+/// The name that a file of a set has here, if it is here and was not found damaged.
+struct Here {
+    version: Arc<Version>,
+    distrusted: HashSet<String>,
+}
 
-impl Here<'_> {
+impl Here {
+    fn of(shared: &Shared) -> Here {
+        let version = shared.view.load().version.clone();
+        Here { version, distrusted: shared.distrusted.lock().clone() }
+    }
+
+    fn trusted(&self, name: String) -> Option<String> {
+        (!self.distrusted.contains(&name)).then_some(name)
+    }
+
     fn table(&self, meta: &TableMeta) -> Option<String> {
-        let mut tables = self.0.slots.iter().flatten();
-        tables.find(|table| same_table(&table.meta, meta)).map(|table| table.name())
+        let mut tables = self.version.slots.iter().flatten();
+        self.trusted(tables.find(|table| same_table(&table.meta, meta))?.name())
     }
 
     fn blobs(&self, meta: &BlobMeta) -> Option<String> {
-        let found = self.0.blobs.get(&meta.uid).filter(|blob| same_blobs(&blob.meta, meta))?;
-        Some(crate::blob::name(found.meta.number))
+        let found = self.version.blobs.get(&meta.uid).filter(|blob| same_blobs(&blob.meta, meta))?;
+        self.trusted(crate::blob::name(found.meta.number))
     }
 
     fn attachment(&self, meta: &AttachmentMeta) -> Option<String> {
-        let mut attachments = self.0.attachments.values();
+        let mut attachments = self.version.attachments.values();
         let found = attachments.find(|attachment| same_attachment(&attachment.meta, meta))?;
-        Some(crate::attachment::name(found.meta.number))
+        self.trusted(crate::attachment::name(found.meta.number))
     }
 }
 
 /// Which files of the set are not here, neither live nor in `staged`.
 pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<Vec<SetFile>> {
-    let (edit, version) = (decode(manifest)?, shared.view.load().version.clone());
-    let here = Here(&version);
+    let (edit, here) = (decode(manifest)?, Here::of(shared));
     let mut missing = Vec::new();
     for (_, meta) in edit.add.iter().filter(|(_, meta)| here.table(meta).is_none()) {
         missing.push(SetFile { name: crate::table::name(meta.number), len: meta.len });
@@ -137,7 +149,7 @@ pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result
 }
 
 /// A set whose files are here and checked, so that one manifest edit is left to do. Files of one that is dropped stay until
-/// the next opening.
+/// the next opening, as do those of one whose edit failed.
 pub struct ReadyFileSet {
     edit: Edit,
     seq: Seq,
@@ -160,18 +172,39 @@ impl ReadyFileSet {
     }
 }
 
-/// Brings the files of a set here under new names, and checks them.
+/// Brings the files of a set here under new names, and checks them. What was brought goes if any of it is not as it should
+/// be, and a file of this store that was found damaged counts as [`missing`] from then on.
 pub(crate) fn prepare(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<ReadyFileSet> {
+    let mut brought = Vec::new();
+    bring(shared, manifest, staged, &mut brought).inspect_err(|error| {
+        for (name, from_here) in &brought {
+            let is_damaged = matches!(error, Error::Corrupt { file, .. } if file == name);
+            if let (true, Some(damaged)) = (is_damaged, from_here) {
+                shared.distrusted.lock().insert(damaged.clone());
+            }
+            let _ = shared.options.vfs.remove(&shared.dir.join(name)); // or the next opening does
+        }
+    })
+}
+
+/// As [`prepare`]; notes the names of the files, and the name that each had here.
+fn bring(
+    shared: &Shared,
+    manifest: &[u8],
+    staged: &Path,
+    brought: &mut Vec<(String, Option<String>)>,
+) -> Result<ReadyFileSet> {
     let vfs = &*shared.options.vfs;
     let mut edit = decode(manifest)?;
+    manifest::check(&edit).map_err(|reason| Error::corrupt("the manifest of a file set", 0, reason))?;
     edit.progress.clear();
     let seq = edit.durable_seq.unwrap_or(0);
     let base = shared.reserve_files(edit.next_file.unwrap_or(1));
-    let before = shared.view.load().version.clone();
-    let here = Here(&before);
+    let here = Here::of(shared);
     // Under its new name in any case, so that whatever fails leaves nothing but files that no manifest names.
-    let bring = |name_here: Option<String>, name_there: String, name: String| -> Result<()> {
-        let to = shared.dir.join(name);
+    let mut bring = |name_here: Option<String>, name_there: String, name: String| -> Result<()> {
+        let to = shared.dir.join(&name);
+        brought.push((name, name_here.clone()));
         match name_here {
             Some(name) => link_or_copy(vfs, &shared.dir.join(name), &to),
             None => {
@@ -223,4 +256,54 @@ fn check(shared: &Shared, edit: &Edit) -> Result<()> {
         table.verify(&mut value)?;
     }
     version.attachments.values().try_for_each(|attachment| attachment.verify())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Batch;
+    use crate::engine::Engine;
+    use crate::options::Options;
+    use crate::vfs::Vfs as _;
+    use crate::vfs::memory::Memory;
+
+    #[test]
+    fn a_set_that_could_not_be_opened_is_not_installed() {
+        let vfs = Memory::new();
+        let options = || Options { vfs: Arc::new(vfs.clone()), log: false, threads: 0, ..Options::default() };
+        let leader = Engine::open("/leader", options()).expect("open");
+        let follower = Engine::open("/follower", options()).expect("open");
+        let mut batch = Batch::new();
+        batch.put(b"key", b"value");
+        leader.apply(5, &batch).expect("apply");
+        leader.publish(5);
+        leader.freeze(5, None).expect("freeze");
+        leader.work().expect("work");
+        let set = leader.file_set();
+        vfs.create_dir(Path::new("/staged")).expect("folder");
+        for file in set.files() {
+            let mut bytes = vec![0; file.len as usize];
+            set.read(&file.name, 0, &mut bytes).expect("read");
+            let staged = vfs.open(&Path::new("/staged").join(&file.name), Mode::Create).expect("create");
+            staged.write_at(&bytes, 0).expect("write");
+        }
+        let honest = set.manifest();
+        let forgeries: [fn(&mut Edit); 4] = [
+            |edit| edit.durable_seq = Some(4),
+            |edit| edit.next_file = Some(edit.add[0].1.number),
+            |edit| edit.next_file = Some(u64::MAX),
+            |edit| edit.add[0].1.stated.entries = u64::MAX,
+        ];
+        for (number, forge) in forgeries.into_iter().enumerate() {
+            let mut edit = decode(&honest).expect("sound");
+            forge(&mut edit);
+            match follower.prepare_install(&edit.encode(), "/staged") {
+                Err(Error::Corrupt { file, reason, .. }) => {
+                    assert!(file.contains("file set") && reason.contains("cannot be"), "{number}: {reason}");
+                }
+                other => panic!("{number}: {:?}", other.map(|ready| ready.seq())),
+            }
+        }
+        assert_eq!(follower.install(&honest, "/staged").expect("install"), 5);
+    }
 }

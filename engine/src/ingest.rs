@@ -20,8 +20,8 @@ use crate::version::{SLOTS, Version};
 /// Rows on their way in. Nothing of them is seen before [`Ingestion::commit`]; dropped, they are gone.
 pub struct Ingestion<'e> {
     engine: &'e Engine,
+    shared: &'e Shared,
     output: Output<'e>,
-    table_bytes: u64,
     last: Option<Vec<u8>>,
     replaced: Option<(Vec<u8>, Vec<u8>)>,
     stored: Vec<u8>,
@@ -33,8 +33,7 @@ impl<'e> Ingestion<'e> {
         let version = shared.view.load().version.clone();
         let table = version.table_options(SLOTS - 1, Times::of_flush(options.now_ms()), options);
         let output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
-        let table_bytes = options.table_bytes;
-        Ingestion { engine, output, table_bytes, last: None, replaced: None, stored: Vec::new() }
+        Ingestion { engine, shared, output, last: None, replaced: None, stored: Vec::new() }
     }
 
     /// Adds a row. Keys ascend strictly: else [`Error::OutOfOrder`], and the row is left out.
@@ -59,8 +58,12 @@ impl<'e> Ingestion<'e> {
         if let Some(last) = self.last.as_deref().filter(|last| *last >= key) {
             return Err(Error::OutOfOrder { key: printable(key), after: printable(last) });
         }
-        if self.output.table_bytes() >= self.table_bytes {
+        let table_bytes = self.shared.options.table_bytes;
+        if self.output.table_bytes() >= table_bytes {
             self.output.cut()?;
+            if self.shared.room() < table_bytes {
+                return Err(self.shared.no_room()); // what is in reserve is not for this
+            }
         }
         self.output.add(Entry { key, seq: 0, op, value: stored })?;
         let last = self.last.get_or_insert_default();
@@ -77,9 +80,9 @@ impl<'e> Ingestion<'e> {
     /// Makes all rows durable and visible at once, and answers their sequence number. Other writers wait meanwhile for what
     /// is in memory to be flushed. Only with [`Options::log`](crate::Options::log).
     pub fn commit(self) -> Result<Seq> {
-        let Ingestion { engine, output, replaced, .. } = self;
-        let (tables, blobs) = output.finish()?;
-        engine.commit_ingested(&mut |seq| {
+        let Ingestion { engine, mut output, replaced, .. } = self;
+        let (tables, blobs) = output.so_far()?;
+        let committed = engine.commit_ingested(&mut |seq| {
             let mut edit = Edit { durable_seq: Some(seq), add_blobs: blobs.clone(), ..Edit::default() };
             for meta in &tables {
                 edit.add.push((0, TableMeta { seq_base: seq, ..meta.clone() }));
@@ -88,7 +91,15 @@ impl<'e> Ingestion<'e> {
                 edit.add_ranges.push(RangeDelete { start, end, seq, floor: WAITING });
             }
             edit
-        })
+        });
+        // Without room it was not begun; of all else nobody knows whether the manifest names it, and if not, the next opening
+        // removes it.
+        if !committed.as_ref().is_err_and(Error::is_disk_full) {
+            output.keep();
+        }
+        let seq = committed?;
+        engine.after_ingestion(seq)?;
+        Ok(seq)
     }
 }
 

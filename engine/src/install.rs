@@ -38,15 +38,28 @@ pub(crate) enum How<'a> {
 
 impl Shared {
     /// Makes an edit durable and swaps the version. `false`: a compaction has lost what it relied on, nothing was done.
-    pub(crate) fn commit_with(&self, mut edit: Edit, how: How<'_>) -> Result<bool> {
-        if matches!(how, How::Install) {
-            // What waits to be flushed is older than what comes.
-            let mut work = self.work.lock();
-            work.queue.clear();
-            while work.flushing {
-                self.bell.wait(&mut work);
-            }
+    pub(crate) fn commit_with(&self, edit: Edit, how: How<'_>) -> Result<bool> {
+        if !matches!(how, How::Install) {
+            return self.commit_edit(edit, how);
         }
+        // What waits to be flushed is older than what comes: if it comes.
+        let mut work = self.work.lock();
+        while work.flushing {
+            self.bell.wait(&mut work);
+        }
+        let waiting = std::mem::take(&mut work.queue);
+        drop(work);
+        let committed = self.commit_edit(edit, how);
+        if committed.is_err() {
+            let mut work = self.work.lock();
+            let later = std::mem::replace(&mut work.queue, waiting);
+            work.queue.extend(later);
+            self.bell.notify_all();
+        }
+        committed
+    }
+
+    fn commit_edit(&self, mut edit: Edit, how: How<'_>) -> Result<bool> {
         let mut manifest = self.manifest.lock();
         let before = self.view.load().version.clone();
         match how {
@@ -200,7 +213,9 @@ fn drop_covered(before: &Version, after: &mut Version, edit: &mut Edit) {
     edit.remove_quarantines.extend(ended.cloned().collect::<Vec<_>>());
     after.quarantines.retain(|unknown| !edit.remove_quarantines.contains(unknown));
     edit.remove_ranges.extend(manifest::idle_ranges(after));
-    let kept = after.range_deletes.list().iter().filter(|r| !edit.remove_ranges.contains(r)).cloned();
+    edit.remove_ranges.extend(after.range_deletes.hidden());
+    let removed: HashSet<&RangeDelete> = edit.remove_ranges.iter().collect();
+    let kept = after.range_deletes.list().iter().filter(|range| !removed.contains(range)).cloned();
     after.range_deletes = RangeDeletes::new(kept.collect());
 }
 

@@ -246,9 +246,8 @@ impl Memtable {
                 }
                 Operation::Delete(key) => Version::new(seq, Op::Delete, key, &[], &[]),
                 Operation::DeleteRange(start, end) => {
-                    bytes += start.len() + end.len() + ENTRY_OVERHEAD_BYTES;
                     let (start, end) = (start.into(), end.into());
-                    self.ranges.write().push(RangeDelete { start, end, seq, floor: WAITING });
+                    bytes += self.ranges.write().push(RangeDelete { start, end, seq, floor: WAITING });
                     self.has_ranges.store(true, Relaxed);
                     continue;
                 }

@@ -28,9 +28,9 @@ pub enum Compaction {
         /// Runs of one size before they are merged, 2 to 12; 4 is usual.
         runs: usize,
     },
-    /// Nothing is merged; the oldest tables go.
+    /// Nothing is merged; the oldest tables go, those of which all has expired at once.
     Fifo {
-        /// Bytes of all tables that are kept.
+        /// Bytes of all tables that are kept, with their values in blob files.
         bytes_max: u64,
         /// How old the newest entry of a table may be; `None`: any age.
         age_max: Option<Duration>,
@@ -81,7 +81,8 @@ pub struct Options {
     /// Tables over one another in level 0 at which they are compacted; fewer are when nobody has written for a second.
     /// Default 4.
     pub level0_tables: usize,
-    /// Tables over one another in level 0 at which writers wait. Default 20.
+    /// Tables over one another in level 0 at which writers wait, or so many as have the strategy merge some, if that is more.
+    /// Default 20.
     pub level0_stop: usize,
     /// Size in bytes of a log segment; the first ones after opening are smaller, from 4 MiB, and after a rest from 1 MiB. Default
     /// 64 MiB.

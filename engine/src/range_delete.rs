@@ -5,14 +5,14 @@
 //! overlaps it. A read asks them cut into fragments, over each of which the same deletes lie (as RocksDB and Pebble do):
 //! one search in a sorted map, however many there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 use crate::key::Seq;
 use crate::table::properties::TableMeta;
 
 /// One range delete.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RangeDelete {
     /// First key that is deleted.
     pub(crate) start: Vec<u8>,
@@ -32,43 +32,67 @@ pub(crate) const WAITING: u64 = u64::MAX;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RangeDeletes {
     list: Vec<RangeDelete>,
-    /// From where on which deletes hold: their seqs, ascending. The last fragment is empty.
+    /// From where on which deletes hold: their seqs, ascending. The last fragment is empty. Of those in force only the newest
+    /// is here, which every reader sees.
     fragments: BTreeMap<Vec<u8>, Vec<Seq>>,
 }
+
+/// Memory that a border of fragments takes beside its key, estimated.
+const BORDER_BYTES: usize = 64;
 
 impl RangeDeletes {
     /// From any order.
     pub(crate) fn new(mut list: Vec<RangeDelete>) -> RangeDeletes {
         list.sort();
         let mut deletes = RangeDeletes { list: Vec::new(), fragments: BTreeMap::new() };
-        list.iter().for_each(|range| deletes.add_fragments(range));
+        let mut by_age: Vec<&RangeDelete> = list.iter().collect();
+        by_age.sort_by_key(|range| (range.floor == WAITING, range.seq));
+        by_age.into_iter().for_each(|range| _ = deletes.add_fragments(range));
         deletes.list = list;
         deletes
     }
 
-    /// Adds one that is newer than all that are here.
-    pub(crate) fn push(&mut self, range: RangeDelete) {
-        self.add_fragments(&range);
+    /// Adds one that is newer than all that are here. Answers the bytes that it takes, estimated: where many lie over one
+    /// another, each takes some in all of their fragments.
+    pub(crate) fn push(&mut self, range: RangeDelete) -> usize {
+        let bytes = range.start.len() + range.end.len() + size_of::<RangeDelete>();
+        let fragments = self.add_fragments(&range);
         self.list.push(range);
+        bytes + fragments
     }
 
-    fn add_fragments(&mut self, range: &RangeDelete) {
+    /// Adds one that is not older than others that are in force, or that wait. Answers the bytes that it takes, estimated.
+    fn add_fragments(&mut self, range: &RangeDelete) -> usize {
         if range.start >= range.end {
-            return;
+            return 0;
         }
+        let mut bytes = 0;
         for border in [&range.start, &range.end] {
             if !self.fragments.contains_key(border) {
                 let before = self.fragments.range(..border.clone()).next_back();
                 let seqs = before.map_or(Vec::new(), |(_, seqs)| seqs.clone());
+                bytes += border.len() + BORDER_BYTES + seqs.len() * size_of::<Seq>();
                 self.fragments.insert(border.clone(), seqs);
             }
         }
         for (_, seqs) in self.fragments.range_mut(range.start.clone()..range.end.clone()) {
+            if range.floor != WAITING {
+                seqs.clear(); // all who read see this one, and it hides those
+            }
             let at = seqs.partition_point(|&seq| seq < range.seq);
             if seqs.get(at) != Some(&range.seq) {
                 seqs.insert(at, range.seq);
+                bytes += size_of::<Seq>();
             }
         }
+        bytes
+    }
+
+    /// Those in force that lie wholly under newer ones in force: these delete all that those do, for everybody.
+    pub(crate) fn hidden(&self) -> Vec<RangeDelete> {
+        let shown: HashSet<Seq> = self.fragments.values().flatten().copied().collect();
+        let in_force = self.list.iter().filter(|range| range.floor != WAITING);
+        in_force.filter(|range| !shown.contains(&range.seq)).cloned().collect()
     }
 
     /// All of them.
@@ -124,15 +148,26 @@ mod tests {
         fn fragments_answer_like_the_list(
             ranges in proptest::collection::vec((0u8..20, 0u8..20, 1u64..30), 0..20),
             probes in proptest::collection::vec((0u8..21, 0u64..31, 0u64..31), 40),
+            floor in 0u64..31,
         ) {
+            // What nobody reads behind is in force; all who read do so as of the floor or later.
             let list: Vec<RangeDelete> = ranges
                 .iter()
-                .map(|&(start, end, seq)| RangeDelete { start: vec![start], end: vec![end], seq, floor: 0 })
+                .map(|&(start, end, seq)| {
+                    let in_force = if seq <= floor { 0 } else { WAITING };
+                    RangeDelete { start: vec![start], end: vec![end], seq, floor: in_force }
+                })
                 .collect();
             let deletes = RangeDeletes::new(list.clone());
+            let hidden = deletes.hidden();
+            let kept = list.iter().filter(|range| !hidden.contains(range)).cloned().collect();
+            let without_hidden = RangeDeletes::new(kept);
             for (key, seq, at) in probes {
+                let at = at.max(floor);
                 let covers = |r: &RangeDelete| seq < r.seq && r.seq <= at && r.start[0] <= key && key < r.end[0];
-                prop_assert_eq!(deletes.covers(&[key], seq, at), list.iter().any(covers));
+                let expected = list.iter().any(covers);
+                prop_assert_eq!(deletes.covers(&[key], seq, at), expected);
+                prop_assert_eq!(without_hidden.covers(&[key], seq, at), expected);
             }
         }
     }

@@ -123,6 +123,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
         counters,
         throttle: Throttle::new(Instant::now()),
         replaced: Mutex::default(),
+        distrusted: Mutex::default(),
         wanted_room: AtomicU64::new(0),
     };
     let background = Background { shared: Arc::new(shared), log };

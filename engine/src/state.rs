@@ -3,7 +3,7 @@
 //! The write path, reads, flushes, compactions and recovery stand on this side by side and never call one another.
 //! Locks, in the order they may be taken: `manifest`, then `work`. The view is only swapped under `work`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -79,11 +79,25 @@ pub(crate) struct Shared {
     /// What slows writers down before they must stop.
     pub throttle: Throttle,
     pub replaced: Mutex<Replaced>,
+    /// Names of files here that were found damaged: nothing is taken from them that can be had from elsewhere.
+    pub distrusted: Mutex<HashSet<String>>,
     /// Free bytes that there have to be before writes go on; 0: they do go on.
     pub wanted_room: AtomicU64,
 }
 
 impl Shared {
+    /// Notes a file that was found damaged.
+    pub(crate) fn distrust(&self, error: &Error) {
+        if let Error::Corrupt { file, .. } = error {
+            self.distrusted.lock().insert(file.clone());
+        }
+    }
+
+    /// Rises with every write, every look-up by key and every block that a walk asks for.
+    pub(crate) fn asked(&self) -> u64 {
+        self.counters.asked().wrapping_add(self.files.cache.asked())
+    }
+
     pub(crate) fn next_file(&self) -> u64 {
         self.next_file.fetch_add(1, Ordering::Relaxed)
     }

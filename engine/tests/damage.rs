@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::events::{Event, Listener};
@@ -42,6 +42,41 @@ fn put(engine: &Engine, numbers: impl IntoIterator<Item = u32>, round: u32) {
         batch.put(&key(n), &value(n, round));
         engine.write(&batch, Durability::Buffered).expect("writes go on");
     }
+}
+
+#[test]
+fn an_idle_store_can_tell_damage_to_its_last_write_from_a_torn_end() {
+    let vfs = Memory::new();
+    let options =
+        |vfs: &Memory, threads| Options { vfs: Arc::new(vfs.clone()), threads, ..Options::default() };
+    let engine = Engine::open("/store", options(&vfs, 1)).expect("open");
+    let mut batch = Batch::new();
+    batch.put(b"last", b"a value that is easily found");
+    engine.write(&batch, Durability::Sync).expect("write");
+    let is_vouched_for = || {
+        let copy = vfs.fork();
+        let (path, bytes) = copy
+            .files()
+            .into_iter()
+            .find(|(path, _)| path.extension().is_some_and(|it| it == "wal"))
+            .expect("a log");
+        let at = bytes.windows(6).position(|six| six == b"easily").expect("the value");
+        copy.damage(&path, |bytes| bytes[at] ^= 1);
+        match Engine::open("/store", options(&copy, 0)) {
+            Err(Error::Corrupt { .. }) => true,
+            Err(other) => panic!("{other}"),
+            Ok(engine) => {
+                assert!(engine.get(b"last").expect("get").is_none(), "damage is not served");
+                false
+            }
+        }
+    };
+    let late = Instant::now() + Duration::from_secs(60);
+    while !is_vouched_for() {
+        assert!(Instant::now() < late, "not within a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    engine.close().expect("close");
 }
 
 const ROWS: u32 = 2000;

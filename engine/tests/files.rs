@@ -1,6 +1,8 @@
 //! Stores as files: checkpoints, sets of files that are installed elsewhere, rows taken in past the log; and values that
 //! lie in files of their own.
 
+mod noise;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::Bound;
@@ -8,9 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lumen_engine::attachment::AttachmentEdit;
-use lumen_engine::vfs::memory::{Crash, Memory};
+use lumen_engine::vfs::memory::{Crash, Fault, Memory};
 use lumen_engine::vfs::{Mode, Vfs};
 use lumen_engine::{Batch, Compaction, Durability, Engine, Error, Options};
+use noise::noise;
 
 fn options(vfs: &Memory) -> Options {
     Options {
@@ -260,6 +263,119 @@ fn a_set_that_was_damaged_on_the_way_replaces_nothing() {
 }
 
 #[test]
+fn what_is_damaged_here_is_taken_from_the_set_the_next_time() {
+    let vfs = Memory::new();
+    let outer = || Options { log: false, ..options(&vfs) };
+    let leader = Engine::open("/leader", outer()).expect("open");
+    let follower = Engine::open("/follower", outer()).expect("open");
+    apply(&leader, 1, 0..300, 2);
+    attach(&leader, b"segment");
+    send(&leader, &follower, &vfs, "/first");
+    follower.install(&leader.file_set().manifest(), "/first").expect("install");
+    let (manifest, set) = (leader.file_set().manifest(), leader.file_set());
+    assert_eq!(follower.missing(&manifest, "/none").expect("told"), [], "all of it is here");
+    let here: Vec<_> = follower.file_set().files();
+    assert!(["sst", "blob", "att"].iter().all(|kind| here.iter().any(|file| file.name.ends_with(kind))));
+    for (number, file) in here.iter().enumerate() {
+        let path = Path::new("/follower").join(&file.name);
+        vfs.damage(&path, |bytes| bytes[file.len as usize / 2] ^= 4);
+        // Where it is damaged is met when it is read; until then nobody knows. Those before it are taken from the set.
+        let staged = format!("/staged{number}");
+        assert_eq!(send(&leader, &follower, &vfs, &staged), number);
+        let names = || vfs.files().into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+        let before = names();
+        let refused = follower.install(&manifest, &staged);
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "{}: {refused:?}", file.name);
+        assert_eq!(names(), before, "what was brought is gone");
+        let missing = follower.missing(&manifest, &staged).expect("told");
+        assert_eq!(missing.len(), 1, "{}: {missing:?}", file.name);
+        assert!(set.files().contains(&missing[0]), "{missing:?}");
+        vfs.damage(&path, |bytes| bytes[file.len as usize / 2] ^= 4);
+        // It stays so for this life, whatever becomes of the file.
+        send(&leader, &follower, &vfs, &staged);
+        follower.prepare_install(&manifest, &staged).expect("whole");
+    }
+    for file in &here {
+        vfs.damage(&Path::new("/follower").join(&file.name), |bytes| bytes[file.len as usize / 2] ^= 4);
+    }
+    send(&leader, &follower, &vfs, "/last");
+    follower.install(&manifest, "/last").expect("install");
+    assert_eq!(rows(&follower), rows(&leader));
+    assert!(follower.verify(&mut |_, _| true).expect("verify").is_empty());
+}
+
+#[test]
+fn a_set_is_installed_whole_or_what_was_there_stays_whatever_fails() {
+    /// A follower with rows in its files, in frozen memory and in memory, and a set that waits to be installed; answers how
+    /// the installing went, and what was there before and in the set.
+    fn attempt(
+        vfs: &Memory,
+        disturb: impl Fn(),
+    ) -> (Engine, Result<u64, Error>, [BTreeMap<Vec<u8>, Vec<u8>>; 2]) {
+        let outer = || Options { log: false, ..options(vfs) };
+        let leader = Engine::open("/leader", outer()).expect("open");
+        let follower = Engine::open("/follower", outer()).expect("open");
+        apply(&leader, 9, 0..200, 2);
+        send(&leader, &follower, vfs, "/staged");
+        apply(&follower, 1, 100..150, 1);
+        for (seq, n) in [(2, 7), (3, 8)] {
+            let (mut batch, (key, value)) = (Batch::new(), row(n, 1));
+            batch.put(&key, &value);
+            follower.apply(seq, &batch).expect("apply");
+            follower.publish(seq);
+            if seq == 2 {
+                follower.freeze(seq, None).expect("freeze");
+            }
+        }
+        let known = [rows(&follower), rows(&leader)];
+        let ready = follower.prepare_install(&leader.file_set().manifest(), "/staged").expect("whole");
+        disturb();
+        let installed = follower.install_ready(ready);
+        (follower, installed, known)
+    }
+    let (vfs, at) = (Memory::new(), std::cell::Cell::new(0));
+    let (follower, installed, [_, set]) = attempt(&vfs, || at.set(vfs.calls()));
+    let (begin, end) = (at.get() + 1, vfs.calls());
+    assert!(installed.is_ok_and(|seq| seq == 9) && rows(&follower) == set);
+    assert!(end > begin + 2, "{begin}..{end}");
+    let mut went_on = 0;
+    for call in begin..=end {
+        for fault in [Fault::Enospc, Fault::Eio, Fault::ShortWrite] {
+            let vfs = Memory::new();
+            let (follower, installed, [before, set]) = attempt(&vfs, || vfs.fail(call, fault));
+            let context = format!("{fault:?} at call {call} of {begin}..={end}: {installed:?}");
+            // What was there goes on, if it can, with all that it held in memory.
+            let goes_on = installed.is_err()
+                && follower.freeze(3, None).and_then(|()| follower.work()).is_ok()
+                && follower.durable_seq() == 3;
+            went_on += u64::from(goes_on);
+            assert!(rows(&follower) == if installed.is_ok() { &set } else { &before }.clone(), "{context}");
+            drop(follower);
+            vfs.crash(Crash::DropPending, 1);
+            let follower = Engine::open("/follower", Options { log: false, ..options(&vfs) }).expect("open");
+            let found = rows(&follower);
+            match follower.durable_seq() {
+                9 => assert!(found == set, "{context}"),
+                3 => assert!(found == before, "{context}"),
+                seq => assert!(seq < 2 && !goes_on && found.len() == 50, "{context}: {seq}"),
+            }
+        }
+        for model in Crash::ALL {
+            let vfs = Memory::new();
+            let (follower, installed, [_, set]) = attempt(&vfs, || vfs.power_off_at(call));
+            drop((follower, installed));
+            vfs.crash(model, call);
+            let follower = Engine::open("/follower", Options { log: false, ..options(&vfs) }).expect("open");
+            match follower.durable_seq() {
+                9 => assert!(rows(&follower) == set, "{model:?} at call {call}"),
+                seq => assert!(seq < 2 && rows(&follower).len() == 50, "{model:?} at call {call}: {seq}"),
+            }
+        }
+    }
+    assert!(went_on > 0, "after none of them it went on");
+}
+
+#[test]
 fn rows_taken_in_appear_at_once_and_may_replace_a_range() {
     let vfs = Memory::new();
     let engine = Engine::open("/store", options(&vfs)).expect("open");
@@ -292,7 +408,27 @@ fn rows_taken_in_appear_at_once_and_may_replace_a_range() {
     assert_eq!(rows(&engine), expected);
     engine.settle().expect("settle");
     assert_eq!(rows(&engine), expected);
-    // One that is dropped leaves no file behind.
+    // One that finds no room leaves no file behind, and touches nothing that is in reserve.
+    engine.flush().expect("flush");
+    let files = vfs.files().len();
+    let used: u64 = vfs.files().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    for room in [40 << 10, 200 << 10] {
+        vfs.set_capacity(Some(used + room));
+        let (mut ingestion, mut refused) = (engine.ingest(), None);
+        for n in 0..3000 {
+            let (key, value) = row(n, 4);
+            refused = ingestion.put(&key, &value).err();
+            if refused.is_some() {
+                break;
+            }
+        }
+        let refused = refused.or_else(|| ingestion.commit().err()).expect("it does not fit");
+        assert!(refused.is_disk_full(), "{refused}");
+        assert_eq!(vfs.files().len(), files, "{room} bytes are free");
+    }
+    vfs.set_capacity(None);
+    assert_eq!(rows(&engine), expected);
+    // Nor does one that is dropped.
     let files = vfs.files().len();
     let mut ingestion = engine.ingest();
     for n in 0..2000 {
@@ -404,6 +540,48 @@ fn what_is_taken_in_under_fifo_is_the_newest_not_the_oldest() {
         next += 20;
         assert!(next < 100_000, "nothing more goes\n{}", engine.shape());
     }
+}
+
+#[test]
+fn fifo_counts_values_that_lie_apart_and_lets_go_of_what_has_expired() {
+    thread_local! {
+        static NOW: std::cell::Cell<u64> = const { std::cell::Cell::new(1_000) };
+    }
+    let blob_bytes = |vfs: &Memory| -> u64 {
+        let files = vfs.files().into_iter();
+        files
+            .filter(|(path, _)| path.extension().is_some_and(|it| it == "blob"))
+            .map(|(_, b)| b.len() as u64)
+            .sum()
+    };
+    let vfs = Memory::new();
+    let compaction = Compaction::Fifo { bytes_max: 200_000, age_max: None };
+    let options = Options { compaction, clock: || NOW.get(), ..options(&vfs) };
+    let engine = Engine::open("/store", options).expect("open");
+    for n in 0..1_000u32 {
+        let mut batch = Batch::new();
+        batch.put(&n.to_be_bytes(), &noise(n, 2_000));
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    engine.settle().expect("settle");
+    let kept = blob_bytes(&vfs);
+    assert!((100_000..300_000).contains(&kept), "{kept} bytes of values are kept of two megabytes");
+    assert!(engine.get(&999u32.to_be_bytes()).expect("get").is_some());
+    drop(engine);
+    let vfs = Memory::new();
+    let options = Options { compaction, clock: || NOW.get(), ..self::options(&vfs) };
+    let engine = Engine::open("/store", options).expect("open");
+    for n in 0..60u32 {
+        let mut batch = Batch::new();
+        batch.put_until(&n.to_be_bytes(), &noise(n, 2_000), 2_000 + u64::from(n));
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    engine.flush().expect("flush");
+    engine.settle().expect("settle");
+    assert!(blob_bytes(&vfs) > 100_000, "less than the limit");
+    NOW.set(10_000);
+    engine.settle().expect("settle");
+    assert_eq!(blob_bytes(&vfs), 0, "{}", engine.shape());
 }
 
 #[test]

@@ -249,6 +249,57 @@ fn writers_wait_when_compaction_is_behind_and_are_counted() {
 }
 
 #[test]
+fn writers_do_not_wait_for_what_no_strategy_would_merge() {
+    let strategies = [
+        Compaction::Leveled,
+        Compaction::Tiered { runs: 12, size_ratio_percent: 1, space_percent: 1000 },
+        Compaction::LazyLeveled { runs: 12 },
+    ];
+    for compaction in strategies {
+        // Writers would have to wait before anything is merged.
+        let options = Options {
+            compaction,
+            threads: 2,
+            level0_tables: 15,
+            level0_stop: 3,
+            ..options(Arc::new(Memory::new()))
+        };
+        let engine = Engine::open("/store", options).expect("open");
+        for n in 0..4_000 {
+            put(&engine, n * 7919 % 4_000).unwrap_or_else(|error| panic!("{compaction:?}, row {n}: {error}"));
+        }
+        assert!(engine.stats().compactions > 0, "{compaction:?}");
+        check(&engine, 4_000);
+        engine.close().expect("close");
+    }
+}
+
+#[test]
+fn range_deletes_over_one_another_take_the_memory_that_they_count() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", Options { memtable_bytes: 1 << 20, ..options(Arc::new(vfs)) });
+    let engine = engine.expect("open");
+    let flushes = || engine.stats().flushed_bytes;
+    // A log of which the beginning goes with each row: each delete lies over all fragments of those before it.
+    const ROWS: u32 = 4_000;
+    for n in 0..ROWS {
+        let mut batch = Batch::new();
+        batch.put(&key(n), b"row");
+        engine.write(&batch, Durability::Buffered).expect("write");
+        let mut batch = Batch::new();
+        batch.delete_range(b"key", &key(n));
+        engine.write(&batch, Durability::Buffered).expect("write");
+    }
+    // Seqs in fragments alone are 64 MB if nobody counts them: memory of one megabyte is full many times.
+    assert!(engine.stats().flushes > 4, "{} flushes of {} bytes", engine.stats().flushes, flushes());
+    engine.settle().expect("settle");
+    let deletes = engine.shape().matches("range delete").count();
+    assert!(deletes <= 1, "{deletes} range deletes lie under newer ones");
+    assert_eq!(engine.get(&key(ROWS - 1)).expect("get").as_deref(), Some(&b"row"[..]));
+    assert!(engine.get(&key(ROWS - 2)).expect("get").is_none());
+}
+
+#[test]
 fn compactions_run_side_by_side_and_nothing_is_lost() {
     let vfs = Memory::new();
     let options = Options { threads: 5, ..options(Arc::new(vfs)) };

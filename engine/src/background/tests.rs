@@ -71,6 +71,43 @@ fn a_compaction_whose_entries_do_not_add_up_replaces_nothing() {
     assert_eq!(engine.stats().compactions, 0);
 }
 
+#[test]
+fn a_scrub_keeps_no_file_that_a_compaction_has_replaced() {
+    let vfs = Memory::new();
+    let engine = Engine::open("/store", options(Arc::new(vfs.clone()), 0)).expect("open");
+    let fill = |round: &str| {
+        for part in 0..4 {
+            put(&engine, (part * 500..part * 500 + 500).map(|n| format!("key{n:04}")), round);
+            engine.flush().expect("flush");
+        }
+        engine.settle().expect("settle");
+    };
+    let tables =
+        || vfs.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "sst")).count();
+    fill("first");
+    let (mut most, mut steps) = (0, 0);
+    let found = engine.scrub(&mut |_, _| {
+        (0..3).for_each(|round| fill(&format!("round {round} of step {steps}")));
+        most = most.max(tables());
+        steps += 1;
+        true
+    });
+    assert!(found.expect("scrubbed").is_empty());
+    let live = engine.background.shared.view.load().version.slots.iter().flatten().count();
+    assert!(steps > 0 && most <= 2 * live.max(2), "{most} tables at a time, {live} live");
+    assert_eq!(tables(), live);
+}
+
+#[test]
+fn walks_count_as_clients_at_work() {
+    let engine = Engine::open("/store", options(Arc::new(Memory::new()), 0)).expect("open");
+    put(&engine, (0..500).map(|n| format!("key{n:04}")), "value");
+    engine.flush().expect("flush");
+    let before = engine.background.shared.asked();
+    engine.scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded, |_, _| true).expect("scan");
+    assert_ne!(engine.background.shared.asked(), before);
+}
+
 /// A file system on which a compaction that has begun to write waits for another one.
 struct Meeting {
     inner: Memory,

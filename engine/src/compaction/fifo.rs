@@ -1,4 +1,5 @@
-//! First in, first out: nothing is merged; the oldest table goes when there is too much, or when it is too old.
+//! First in, first out: nothing is merged; the oldest table goes when there is too much, when it is too old, or when all of
+//! it has expired.
 //!
 //! For data that is written in the order of time and is worthless later. A table goes as a whole, once everything in it is
 //! older than allowed. Under the oldest run there is nothing, so whatever goes from it uncovers nothing older.
@@ -28,9 +29,12 @@ impl Picker for Fifo {
         let Some((slot, table)) = slot.and_then(|slot| Some((slot, oldest(version, slot)?))) else {
             return Vec::new();
         };
-        let bytes: u64 = (0..SLOTS).map(|slot| version.slot_bytes(slot)).sum();
+        let tables = version.slots.iter().flatten();
+        let bytes: u64 = tables.map(|table| table.meta.len + table.meta.blob_bytes()).sum();
         let age = Duration::from_millis(now.saturating_sub(table.meta.written_ms));
-        let is_due = bytes > self.bytes_max || self.age_max.is_some_and(|age_max| age > age_max);
+        let is_due = bytes > self.bytes_max
+            || self.age_max.is_some_and(|age_max| age > age_max)
+            || (table.has_expired(now) && table.meta.max_seq() <= version.floor);
         if is_due { vec![Cause::slot(Reason::Expired, slot)] } else { Vec::new() }
     }
 

@@ -98,7 +98,7 @@ fn resumed(shared: &Shared, job: &Job) -> Result<Option<Progress>> {
 /// merge with that run reaches into fewer tables (RocksDB measured an eighth less writing); and at a gap, where it would
 /// reach over tables that it says nothing of: one with both ends of a queue would have all between them written again. And
 /// at the keys where flushes are cut, if the strategy merges whole runs, so that it can do it part by part.
-struct Cutter<'a> {
+pub(super) struct Cutter<'a> {
     next: &'a [Arc<Table>],
     splits: &'a [Vec<u8>],
     at: usize,
@@ -117,11 +117,15 @@ impl<'a> Cutter<'a> {
         let bytes_max = if target == 0 { u64::MAX } else { shared.options.table_bytes };
         let is_cut = target > 0 && shared.picker.merges_split();
         let splits: &[Vec<u8>] = if is_cut { &version.splits } else { &[] };
-        Cutter { next: next.map_or(&[], |slot| &version.slots[slot]), splits, at: 0, at_split: 0, bytes_max }
+        Cutter::over(next.map_or(&[], |slot| &version.slots[slot]), splits, bytes_max)
+    }
+
+    pub(super) fn over(next: &'a [Arc<Table>], splits: &'a [Vec<u8>], bytes_max: u64) -> Cutter<'a> {
+        Cutter { next, splits, at: 0, at_split: 0, bytes_max }
     }
 
     /// Whether a table of so many bytes ends before `key`; asked with keys ascending.
-    fn cuts(&mut self, key: &[u8], bytes: u64) -> bool {
+    pub(super) fn cuts(&mut self, key: &[u8], bytes: u64) -> bool {
         let before = self.at;
         while self.next.get(self.at).is_some_and(|table| table.meta.smallest.as_slice() <= key) {
             self.at += 1;

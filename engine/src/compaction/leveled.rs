@@ -4,7 +4,7 @@
 //! each one above a tenth of it, and the first of at most twice `level_bytes` is the base, where slot 0 goes. So nine
 //! tenths of the data are in the last level at any time, and old versions take a ninth at most.
 
-use crate::compaction::picker::{Cause, Granularity, Picker};
+use crate::compaction::picker::{Cause, Granularity, Picker, stop_after};
 use crate::compaction::plan::Reason;
 use crate::options::Options;
 use crate::version::{SLOTS, Version};
@@ -32,7 +32,7 @@ impl Leveled {
             level0_tables: options.level0_tables.max(1),
             level0_bytes: options.level0_tables.max(1) as u64 * options.memtable_bytes as u64,
             level_bytes: options.level_bytes.max(1),
-            stop: options.level0_stop,
+            stop: stop_after(options, options.level0_tables.max(1)),
         }
     }
 

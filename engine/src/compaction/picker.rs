@@ -173,18 +173,22 @@ pub(crate) fn completed(version: &Version, mut job: Job) -> Job {
     job
 }
 
+/// Where writers wait: not before as many runs lie over one another as have something merged, or they would wait for ever.
+pub(crate) fn stop_after(options: &Options, runs: usize) -> usize {
+    options.level0_stop.max(runs)
+}
+
 /// The strategy that the options ask for.
 pub(crate) fn from_options(options: &Options) -> Arc<dyn Picker> {
     match options.compaction {
         Compaction::Leveled => Arc::new(Leveled::new(options)),
-        Compaction::Tiered { runs, size_ratio_percent, space_percent } => Arc::new(Tiered {
-            runs: runs.clamp(2, RUNS_MAX),
-            size_ratio_percent,
-            space_percent,
-            stop: options.level0_stop,
-        }),
+        Compaction::Tiered { runs, size_ratio_percent, space_percent } => {
+            let runs = runs.clamp(2, RUNS_MAX);
+            Arc::new(Tiered { runs, size_ratio_percent, space_percent, stop: stop_after(options, runs) })
+        }
         Compaction::LazyLeveled { runs } => {
-            Arc::new(LazyLeveled { runs: runs.clamp(2, RUNS_MAX), stop: options.level0_stop })
+            let runs = runs.clamp(2, RUNS_MAX);
+            Arc::new(LazyLeveled { runs, stop: stop_after(options, runs) })
         }
         Compaction::Fifo { bytes_max, age_max } => Arc::new(Fifo { bytes_max, age_max }),
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::compaction::job::Cutter;
 use crate::compaction::picker::from_options;
 use crate::compaction::plan::{Claim, Input, Job, Limits, Reason};
 use crate::compaction::tiered;
@@ -42,6 +43,29 @@ fn numbers(job: &Job) -> Vec<u64> {
 
 fn limits<'a>(options: &'a Options, claims: &'a [Claim], room: u64, turn: u64) -> Limits<'a> {
     Limits { claims, room, options, collect: vec![77], turn }
+}
+
+#[test]
+fn outputs_are_cut_where_tables_of_the_next_run_begin() {
+    let next: Vec<_> = ["c", "f", "i", "l", "o", "r"]
+        .iter()
+        .zip(1..)
+        .map(|(key, number)| table(number, key, &format!("{key}z"), 1000, 0))
+        .collect();
+    let cuts = |asked: &[(&str, u64)]| {
+        let mut cutter = Cutter::over(&next, &[], 1000);
+        asked.iter().map(|(key, bytes)| cutter.cuts(key.as_bytes(), *bytes)).collect::<Vec<_>>()
+    };
+    // Where one begins, if the output is half full; and wherever it is full.
+    assert_eq!(cuts(&[("a", 100), ("c", 499), ("d", 600), ("f", 700)]), [false, false, false, true]);
+    assert_eq!(cuts(&[("a", 100), ("d", 500), ("e", 999), ("e1", 1000)]), [false, true, false, true]);
+    // Over a gap of more than two tables, however little there is.
+    assert_eq!(cuts(&[("a", 10), ("h", 20)]), [false, false]);
+    assert_eq!(cuts(&[("a", 10), ("k", 20)]), [false, true]);
+    // At the keys where flushes are cut.
+    let splits = [b"e".to_vec()];
+    let mut cutter = Cutter::over(&[], &splits, 1000);
+    assert_eq!(["d", "e", "f"].map(|key| cutter.cuts(key.as_bytes(), 10)), [false, true, false]);
 }
 
 #[test]

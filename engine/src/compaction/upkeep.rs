@@ -59,7 +59,7 @@ impl Signs<'_> {
 
     /// Whether it can go without being read: all of it has expired, and nothing older would come to light.
     fn may_go(&self, slot: usize, table: &Arc<Table>) -> bool {
-        self.expired(table) == table.meta.entries
+        table.has_expired(self.now)
             && self.is_old(table)
             && below(self.version, slot, table).is_none()
             && (slot > 0 || self.level0_around(table).is_none_or(|column| column.tables.len() == 1))

@@ -329,14 +329,17 @@ impl Log {
         Position { segment: state.number, offset: state.end }
     }
 
+    /// Whether [`Log::vouch`] would write anything.
+    pub fn wants_vouch(&self) -> bool {
+        let state = self.state.lock();
+        !(state.vouched || state.syncing || state.sealed)
+    }
+
     /// If the last sync is not yet vouched for by a later record, appends and syncs an empty one, so that damage to the
     /// last group can be told from a torn tail. Meant for idle moments.
     pub fn vouch(&self) -> Result<()> {
-        {
-            let state = self.state.lock();
-            if state.vouched || state.syncing || state.sealed {
-                return Ok(());
-            }
+        if !self.wants_vouch() {
+            return Ok(());
         }
         let all = self.end();
         self.sync(all)?;

@@ -90,6 +90,11 @@ impl BlockCache {
         }
     }
 
+    /// Rises with every block that a client asks for.
+    pub(crate) fn asked(&self) -> u64 {
+        self.hits.sum().wrapping_add(self.misses.sum())
+    }
+
     /// The block if it is here. Only `counted` if a client asks, not a compaction.
     pub(crate) fn peek(&self, table: u64, offset: u64, counted: bool) -> Option<Cached> {
         let found = self.cache.get(&(table, offset));

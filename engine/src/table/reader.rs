@@ -148,6 +148,11 @@ impl Table {
         self.meta.smallest.as_slice() <= largest && smallest <= self.meta.largest.as_slice()
     }
 
+    /// Whether all of it has expired at `now`, in milliseconds since 1970.
+    pub(crate) fn has_expired(&self, now: u64) -> bool {
+        self.meta.expiring == self.meta.entries && self.meta.expiry_max <= now
+    }
+
     pub(crate) fn name(&self) -> String {
         self.life.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }

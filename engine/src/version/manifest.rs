@@ -4,6 +4,7 @@
 //! from nothing. Opening replays them, writes a fresh snapshot and lets the older files go. Every edit is synced and
 //! then vouched for by a further record, so that damage to the last one cannot be mistaken for a torn tail.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -229,12 +230,15 @@ pub(crate) fn write_alone(dir: &Path, options: &Options, version: &Version, next
 }
 
 /// Whether what the manifest adds up to can be: what is written next gets the next seq and the next file number.
-fn check(whole: &Edit) -> std::result::Result<(), String> {
+pub(crate) fn check(whole: &Edit) -> std::result::Result<(), String> {
     let (durable, next_file) = (whole.durable_seq.unwrap_or(0), whole.next_file.unwrap_or(1));
     if durable == Seq::MAX {
         return Err("no seq can follow the durable one".into());
     }
-    let mut numbers = std::collections::HashSet::new();
+    if next_file >= NUMBERS_END {
+        return Err(format!("the next file cannot be {next_file}"));
+    }
+    let mut numbers = HashSet::new();
     let of_progress = whole.progress.iter().flat_map(|progress| &progress.tables);
     for meta in whole.add.iter().map(|(_, meta)| meta).chain(of_progress) {
         let blob_bytes = meta.blobs.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
@@ -254,6 +258,9 @@ fn check(whole: &Edit) -> std::result::Result<(), String> {
     let blobs = || whole.add_blobs.iter().chain(whole.progress.iter().flat_map(|progress| &progress.blobs));
     if let Some(meta) = blobs().find(|meta| meta.len >= NUMBERS_END || meta.number >= next_file) {
         return Err(format!("blob file {} cannot be: {meta:?}", meta.number));
+    }
+    if let Some(meta) = whole.attachments.attach.iter().find(|meta| meta.number >= next_file) {
+        return Err(format!("attachment {} cannot be, the next file is {next_file}", meta.number));
     }
     let is_there = |&(slot, number): &(u8, u64)| {
         whole.add.iter().any(|(other, meta)| (*other, meta.number) == (slot, number))
@@ -341,7 +348,8 @@ pub(crate) fn apply(version: &mut Version, edit: &Edit, files: &Files) -> Result
     version.progress.retain(|progress| !edit.remove_progress.contains(&progress.id()));
     let mut ranges = version.range_deletes.list().to_vec();
     ranges.extend(edit.add_ranges.iter().cloned());
-    ranges.retain(|range| !edit.remove_ranges.contains(range));
+    let removed: HashSet<&RangeDelete> = edit.remove_ranges.iter().collect();
+    ranges.retain(|range| !removed.contains(range));
     version.range_deletes = RangeDeletes::new(ranges);
     version.quarantines.extend(edit.add_quarantines.iter().cloned());
     version.quarantines.retain(|quarantine| !edit.remove_quarantines.contains(quarantine));

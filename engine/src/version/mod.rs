@@ -183,6 +183,13 @@ impl Version {
         bytes + self.blob_bytes_used().values().sum::<u64>()
     }
 
+    /// The table with this number, and where it is.
+    pub(crate) fn table(&self, number: u64) -> Option<(usize, &Arc<Table>)> {
+        let mut tables =
+            self.slots.iter().enumerate().flat_map(|(slot, run)| run.iter().map(move |t| (slot, t)));
+        tables.find(|(_, table)| table.meta.number == number)
+    }
+
     /// Reads a table and the values that it points to.
     pub(crate) fn verify(&self, table: &Table) -> Damage {
         let mut damage = Damage::default();
