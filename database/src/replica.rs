@@ -113,9 +113,11 @@ impl Database {
         let state = State { store: store.id, ..decode_state(ready.state())? };
         ready.set_state(state.encode());
         assert!(self.inner.journal.is_none(), "a database with a journal has a log of its own");
-        // What is under way on the indexes that go must not meet those that come.
+        // What is under way on the indexes that go must not meet those that come. A flush that touches none of them ends only
+        // with this lock as well, so it has to be over before the engine waits for it.
+        store.live.lock().replacing = true;
+        store.engine.flush()?;
         let mut live = store.live.lock();
-        live.replacing = true;
         while live.indexes.values().any(|index| index.flushing || index.merging) {
             drop(live);
             store.engine.flush()?;

@@ -109,6 +109,17 @@ impl Error {
         Error::Corrupt { file: file.into(), offset, reason: reason.into() }
     }
 
+    /// The name of the file that is damaged, or that the disk did not give.
+    pub(crate) fn file_name(&self) -> Option<String> {
+        match self {
+            Error::Corrupt { file, .. } => Some(file.clone()),
+            Error::Io { path, .. } if !self.is_disk_full() => {
+                Some(path.file_name()?.to_string_lossy().into_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the disk has no room left.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};

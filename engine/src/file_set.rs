@@ -177,10 +177,12 @@ impl ReadyFileSet {
 pub(crate) fn prepare(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<ReadyFileSet> {
     let mut brought = Vec::new();
     bring(shared, manifest, staged, &mut brought).inspect_err(|error| {
+        let damaged = error.file_name();
         for (name, from_here) in &brought {
-            let is_damaged = matches!(error, Error::Corrupt { file, .. } if file == name);
-            if let (true, Some(damaged)) = (is_damaged, from_here) {
-                shared.distrusted.lock().insert(damaged.clone());
+            if let Some(here) = from_here
+                && damaged.as_ref().is_some_and(|file| file == name || file == here)
+            {
+                shared.distrusted.lock().insert(here.clone());
             }
             let _ = shared.options.vfs.remove(&shared.dir.join(name)); // or the next opening does
         }
@@ -199,7 +201,7 @@ fn bring(
     manifest::check(&edit).map_err(|reason| Error::corrupt("the manifest of a file set", 0, reason))?;
     edit.progress.clear();
     let seq = edit.durable_seq.unwrap_or(0);
-    let base = shared.reserve_files(edit.next_file.unwrap_or(1));
+    let renumber = Renumber::new(shared, &edit)?;
     let here = Here::of(shared);
     // Under its new name in any case, so that whatever fails leaves nothing but files that no manifest names.
     let mut bring = |name_here: Option<String>, name_there: String, name: String| -> Result<()> {
@@ -217,25 +219,54 @@ fn bring(
     };
     for (_, meta) in &mut edit.add {
         let there = crate::table::name(meta.number);
-        meta.number += base;
+        meta.number = renumber.file(meta.number);
         bring(here.table(meta), there, crate::table::name(meta.number))?;
     }
     for meta in &mut edit.add_blobs {
         let there = crate::blob::name(meta.number);
-        meta.number += base;
+        meta.number = renumber.file(meta.number);
         bring(here.blobs(meta), there, crate::blob::name(meta.number))?;
     }
     for meta in &mut edit.attachments.attach {
         let there = crate::attachment::name(meta.number);
-        meta.number += base;
+        meta.number = renumber.file(meta.number);
         bring(here.attachment(meta), there, crate::attachment::name(meta.number))?;
     }
     for range in edit.add_ranges.iter_mut().filter(|range| range.floor != WAITING) {
-        range.floor += base;
+        range.floor = renumber.file(range.floor);
     }
     check(shared, &edit)?;
     (edit.next_file, edit.log) = (None, None);
     Ok(ReadyFileSet { edit, seq })
+}
+
+/// New numbers for the files of a set, in their order. Only those from the smallest to the largest that the set has are
+/// reserved: else numbers would grow ever faster where stores install sets from one another.
+struct Renumber {
+    first: u64,
+    count: u64,
+    base: u64,
+}
+
+impl Renumber {
+    fn new(shared: &Shared, edit: &Edit) -> Result<Renumber> {
+        let tables = edit.add.iter().map(|(_, meta)| meta.number);
+        let blobs = edit.add_blobs.iter().map(|meta| meta.number);
+        let attachments = edit.attachments.attach.iter().map(|meta| meta.number);
+        let numbers = tables.chain(blobs).chain(attachments);
+        let (first, last) = numbers.fold((u64::MAX, 0), |(first, last), it| (first.min(it), last.max(it)));
+        let count = last.saturating_sub(first).saturating_add(1);
+        if shared.peek_next_file().saturating_add(count) >= manifest::NUMBERS_END {
+            let reason = format!("there are no numbers left for {count} files");
+            return Err(Error::corrupt("the manifest of a file set", 0, reason));
+        }
+        Ok(Renumber { first, count, base: shared.reserve_files(count) })
+    }
+
+    /// The number for a file, or for a border between the numbers of files.
+    fn file(&self, number: u64) -> u64 {
+        self.base + number.saturating_sub(self.first).min(self.count)
+    }
 }
 
 /// Replaces everything by the set.
@@ -305,5 +336,13 @@ mod tests {
             }
         }
         assert_eq!(follower.install(&honest, "/staged").expect("install"), 5);
+        // Numbers do not grow with each set that they install from one another.
+        for _ in 0..50 {
+            leader.install(&follower.file_set().manifest(), "/none").expect("all is here");
+            follower.install(&leader.file_set().manifest(), "/none").expect("all is here");
+        }
+        let next = follower.background.shared.peek_next_file();
+        assert!(next < 1_000, "the next file would be {next}");
+        assert_eq!(follower.get(b"key").expect("get").as_deref(), Some(&b"value"[..]));
     }
 }

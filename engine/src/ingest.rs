@@ -22,6 +22,8 @@ pub struct Ingestion<'e> {
     engine: &'e Engine,
     shared: &'e Shared,
     output: Output<'e>,
+    /// Bytes taken in since there was looked for room.
+    since_look: u64,
     last: Option<Vec<u8>>,
     replaced: Option<(Vec<u8>, Vec<u8>)>,
     stored: Vec<u8>,
@@ -33,7 +35,7 @@ impl<'e> Ingestion<'e> {
         let version = shared.view.load().version.clone();
         let table = version.table_options(SLOTS - 1, Times::of_flush(options.now_ms()), options);
         let output = Output::new(shared, Plan { table, blobs: &NO_BLOBS, collect: Vec::new() });
-        Ingestion { engine, shared, output, last: None, replaced: None, stored: Vec::new() }
+        Ingestion { engine, shared, output, since_look: 0, last: None, replaced: None, stored: Vec::new() }
     }
 
     /// Adds a row. Keys ascend strictly: else [`Error::OutOfOrder`], and the row is left out.
@@ -61,6 +63,11 @@ impl<'e> Ingestion<'e> {
         let table_bytes = self.shared.options.table_bytes;
         if self.output.table_bytes() >= table_bytes {
             self.output.cut()?;
+        }
+        // Values in blob files are not in the table, and take room too.
+        self.since_look += (key.len() + stored.len()) as u64;
+        if self.since_look >= table_bytes {
+            self.since_look = 0;
             if self.shared.room() < table_bytes {
                 return Err(self.shared.no_room()); // what is in reserve is not for this
             }

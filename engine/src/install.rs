@@ -69,8 +69,9 @@ impl Shared {
                 edit.remove = before.slots.iter().flatten().map(|table| table.meta.number).collect();
                 edit.attachments.detach = before.attachments.keys().copied().collect();
                 edit.remove_blobs = before.blobs.keys().copied().collect();
-                edit.remove_ranges = before.range_deletes.list().to_vec();
-                edit.remove_quarantines = before.quarantines.clone();
+                // What is in both stays: an edit adds before it removes.
+                edit.remove_ranges = replaced(before.range_deletes.list(), &mut edit.add_ranges);
+                edit.remove_quarantines = replaced(&before.quarantines, &mut edit.add_quarantines);
             }
             _ => {}
         }
@@ -171,6 +172,13 @@ impl Shared {
     }
 }
 
+/// What goes of `before` when `after` comes in its place; of that, what was there already need not come.
+fn replaced<T: Clone + PartialEq>(before: &[T], after: &mut Vec<T>) -> Vec<T> {
+    let goes = before.iter().filter(|it| !after.contains(it)).cloned().collect();
+    after.retain(|it| !before.contains(it));
+    goes
+}
+
 /// Whether what a compaction relied on still holds: its inputs are there, and nothing has come to where they go.
 fn fits(edit: &Edit, before: &Version) -> bool {
     let is_free = |(slot, meta): &(u8, TableMeta)| {
@@ -208,8 +216,7 @@ fn drop_covered(before: &Version, after: &mut Version, edit: &mut Edit) {
     edit.add.retain(|(_, meta)| !numbers.contains(&meta.number));
     edit.remove.extend(numbers.into_iter().filter(|&number| is_live(before, number)));
     after.arrange();
-    let in_force = || after.range_deletes.list().iter().filter(|range| range.seq <= after.floor);
-    let ended = after.quarantines.iter().filter(|unknown| in_force().any(|range| unknown.ends_by(range)));
+    let ended = after.quarantines.iter().filter(|unknown| unknown.ends_by(&after.range_deletes, after.floor));
     edit.remove_quarantines.extend(ended.cloned().collect::<Vec<_>>());
     after.quarantines.retain(|unknown| !edit.remove_quarantines.contains(unknown));
     edit.remove_ranges.extend(manifest::idle_ranges(after));

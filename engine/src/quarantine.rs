@@ -7,6 +7,7 @@
 //! it. The damaged file stays beside the others as `<number>.sst.damaged`, for people.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::coding::{Decoder, put_slice, put_varint};
@@ -16,7 +17,7 @@ use crate::inspect::printable;
 use crate::install::How;
 use crate::key::Seq;
 use crate::output::{Output, Plan};
-use crate::range_delete::RangeDelete;
+use crate::range_delete::{RangeDelete, RangeDeletes};
 use crate::state::Shared;
 use crate::table::properties::Times;
 use crate::table::reader::Table;
@@ -74,9 +75,9 @@ impl Quarantine {
         Error::corrupt(self.file.clone(), self.offset, self.reason.clone())
     }
 
-    /// Whether `range` takes away everything that is unknown.
-    pub(crate) fn ends_by(&self, range: &RangeDelete) -> bool {
-        range.seq > self.max_seq && range.start <= self.start && self.end <= range.end
+    /// Whether range deletes take away everything that is unknown, for who reads at `at`.
+    pub(crate) fn ends_by(&self, deletes: &RangeDeletes, at: Seq) -> bool {
+        deletes.cover_all(&self.start, Bound::Excluded(&self.end), self.max_seq, at)
     }
 
     /// Whether `range` takes away a part of it.

@@ -129,12 +129,25 @@ impl RangeDeletes {
     /// Whether every version in `[smallest, largest]` up to seq `max_seq` is deleted by one of them, for all who read at
     /// `floor` or later.
     pub(crate) fn cover_table(&self, smallest: &[u8], largest: &[u8], max_seq: Seq, floor: Seq) -> bool {
-        self.list.iter().any(|range| {
-            max_seq < range.seq
-                && range.seq <= floor
-                && range.start.as_slice() <= smallest
-                && largest < range.end.as_slice()
-        })
+        self.cover_all(smallest, Bound::Included(largest), max_seq, floor)
+    }
+
+    /// As [`RangeDeletes::cover_table`], for a reader at `at`; several may do it together.
+    pub(crate) fn cover_all(&self, start: &[u8], end: Bound<&[u8]>, max_seq: Seq, at: Seq) -> bool {
+        let is_newer = |seqs: &Vec<Seq>| {
+            seqs[..seqs.partition_point(|&seq| seq <= at)].last().is_some_and(|newest| max_seq < *newest)
+        };
+        let first = self.fragments.range::<[u8], _>((Bound::Unbounded, Bound::Included(start))).next_back();
+        if !first.is_some_and(|(_, seqs)| is_newer(seqs)) {
+            return false;
+        }
+        // An empty stretch has nothing to cover; a map does not take one.
+        let is_more = match end {
+            Bound::Included(end) | Bound::Excluded(end) => start < end,
+            Bound::Unbounded => true,
+        };
+        let rest = is_more.then(|| self.fragments.range::<[u8], _>((Bound::Excluded(start), end)));
+        rest.into_iter().flatten().all(|(_, seqs)| is_newer(seqs))
     }
 }
 
@@ -167,6 +180,15 @@ mod tests {
                 let covers = |r: &RangeDelete| seq < r.seq && r.seq <= at && r.start[0] <= key && key < r.end[0];
                 let expected = list.iter().any(covers);
                 prop_assert_eq!(deletes.covers(&[key], seq, at), expected);
+                // Of a stretch, each key and what lies between two.
+                let (first, last) = (key.min(7), key);
+                let is_covered = |key: u8| deletes.covers(&[key], seq, at);
+                let stretch = deletes.cover_all(&[first], Bound::Included(&[last]), seq, at);
+                prop_assert_eq!(stretch, (first..=last).all(is_covered), "{}..={}", first, last);
+                if first < last {
+                    let stretch = deletes.cover_all(&[first], Bound::Excluded(&[last]), seq, at);
+                    prop_assert_eq!(stretch, (first..last).all(is_covered), "{}..{}", first, last);
+                }
                 prop_assert_eq!(without_hidden.covers(&[key], seq, at), expected);
             }
         }

@@ -86,10 +86,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Notes a file that was found damaged.
+    /// Notes a file that was found damaged, or that the disk does not give.
     pub(crate) fn distrust(&self, error: &Error) {
-        if let Error::Corrupt { file, .. } = error {
-            self.distrusted.lock().insert(file.clone());
+        if let Some(file) = error.file_name() {
+            self.distrusted.lock().insert(file);
         }
     }
 

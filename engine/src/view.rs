@@ -13,7 +13,6 @@ use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::output;
 use crate::quarantine::Quarantine;
-use crate::range_delete::RangeDelete;
 use crate::slice::Slice;
 use crate::stats::{Counters, Stall};
 use crate::table::filter;
@@ -124,9 +123,8 @@ impl View {
             Bound::Included(from) | Bound::Excluded(from) => from < unknown.end.as_slice(),
         };
         let is_gone = |unknown: &Quarantine| {
-            let newer = |range: &RangeDelete| range.seq <= at && unknown.ends_by(range);
-            self.version.range_deletes.list().iter().any(newer)
-                || self.memtables().any(|memtable| memtable.range_deletes().list().iter().any(newer))
+            unknown.ends_by(&self.version.range_deletes, at)
+                || self.memtables().any(|memtable| unknown.ends_by(&memtable.range_deletes(), at))
         };
         let mut met = self.version.quarantines.iter();
         match met.find(|unknown| begins_before_end(unknown) && ends_after_start(unknown) && !is_gone(unknown))

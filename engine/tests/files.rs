@@ -215,6 +215,9 @@ fn range_deletes_that_still_have_to_do_travel_with_a_set() {
         send(&leader, &follower, &vfs, "/staged");
         follower.install(&leader.file_set().manifest(), "/staged").expect("install");
         assert!(follower.shape().contains("range delete key00100..key00200"), "{}", follower.shape());
+        // Installed over itself it is the same.
+        follower.install(&leader.file_set().manifest(), "/staged").expect("install");
+        assert!(follower.shape().contains("range delete key00100..key00200"), "{}", follower.shape());
         assert_eq!((rows(&leader).len(), rows(&follower)), (200, rows(&leader)));
         // Both go on alike: rows come back into the range, and all is merged.
         for seq in [3, 4] {
@@ -295,13 +298,57 @@ fn what_is_damaged_here_is_taken_from_the_set_the_next_time() {
         send(&leader, &follower, &vfs, &staged);
         follower.prepare_install(&manifest, &staged).expect("whole");
     }
+    // What the disk does not give is had from the set as well.
     for file in &here {
-        vfs.damage(&Path::new("/follower").join(&file.name), |bytes| bytes[file.len as usize / 2] ^= 4);
+        vfs.remove(&Path::new("/follower").join(&file.name)).expect("removed");
     }
+    let refused = follower.install(&manifest, "/none");
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
     send(&leader, &follower, &vfs, "/last");
     follower.install(&manifest, "/last").expect("install");
     assert_eq!(rows(&follower), rows(&leader));
     assert!(follower.verify(&mut |_, _| true).expect("verify").is_empty());
+}
+
+#[test]
+fn keys_that_cannot_be_answered_for_stay_so_where_a_set_is_installed_however_often() {
+    let vfs = Memory::new();
+    let outer = || Options { log: false, ..options(&vfs) };
+    let leader = Engine::open("/leader", outer()).expect("open");
+    let follower = Engine::open("/follower", outer()).expect("open");
+    apply(&leader, 1, 0..300, 1);
+    let table =
+        leader.file_set().files().into_iter().find(|file| file.name.ends_with("sst")).expect("a table");
+    vfs.damage(&Path::new("/leader").join(&table.name), |bytes| bytes[600] ^= 1);
+    assert_eq!(leader.scrub(&mut |_, _| true).expect("scrubbed").len(), 1);
+    let unknown = leader.quarantines();
+    assert_eq!(unknown.len(), 1);
+    for staged in ["/first", "/second", "/third"] {
+        send(&leader, &follower, &vfs, staged);
+        follower.install(&leader.file_set().manifest(), staged).expect("install");
+        assert!(follower.quarantines() == unknown, "{staged}");
+        assert!(matches!(follower.get(&unknown[0].start), Err(Error::Corrupt { .. })), "{staged}");
+    }
+}
+
+#[test]
+fn rows_taken_in_leave_the_reserve_alone_wherever_their_values_lie() {
+    for blob_bytes in [500, usize::MAX] {
+        let vfs = Memory::new();
+        let reserve = 100 << 10;
+        let options = Options { disk_reserve_bytes: reserve, blob_bytes, ..options(&vfs) };
+        let engine = Engine::open("/store", options).expect("open");
+        let used: u64 = vfs.files().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        vfs.set_capacity(Some(used + 4 * reserve));
+        let mut ingestion = engine.ingest();
+        let refused = (0..1_000u32).find_map(|n| ingestion.put(&n.to_be_bytes(), &noise(n, 2_000)).err());
+        assert!(refused.is_some_and(|error| error.is_disk_full()), "two megabytes fit into 300 KiB");
+        let free = vfs.free_space(Path::new("/")).expect("told");
+        assert!(free > reserve - (20 << 10), "{free} bytes are left of {reserve} in reserve");
+        drop(ingestion);
+        let used_now: u64 = vfs.files().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        assert_eq!(used_now, used);
+    }
 }
 
 #[test]

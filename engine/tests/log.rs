@@ -238,6 +238,31 @@ fn a_vouching_record_and_a_seal_make_damage_of_what_was_a_torn_tail() {
 }
 
 #[test]
+fn a_vouching_record_vouches_for_nothing_that_was_written_since_the_sync_it_tells_of() {
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 1..=2);
+    // Another writer comes between a vouching one's sync and its record.
+    log.append(3, Kind::Entry, &[&[3; 100]]).expect("appended");
+    let end = log.append(0, Kind::Vouch, &[]).expect("appended");
+    log.sync(end).expect("synced");
+    assert!(log.wants_vouch(), "nothing vouches for 3");
+    log.vouch().expect("vouched");
+    assert!(!log.wants_vouch());
+    let refused = open_changed(&vfs, |bytes| {
+        let at = bytes.windows(100).position(|run| run == [3; 100]).expect("the record");
+        bytes[at] ^= 1;
+    });
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
+    // What an opening has written anew is not vouched for either.
+    append(&log, 4..=4);
+    drop(log);
+    vfs.crash(Crash::KeepAll, 1);
+    let (log, _, seen) = open(&vfs, 4096);
+    assert!(seen == [1, 2, 3, 4] && log.wants_vouch());
+}
+
+#[test]
 fn a_sealed_log_takes_no_more_and_says_that_it_ended_in_order() {
     let vfs = memory();
     let (log, ..) = open(&vfs, 4096);

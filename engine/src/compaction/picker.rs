@@ -188,7 +188,8 @@ pub(crate) fn from_options(options: &Options) -> Arc<dyn Picker> {
         }
         Compaction::LazyLeveled { runs } => {
             let runs = runs.clamp(2, RUNS_MAX);
-            Arc::new(LazyLeveled { runs, stop: stop_after(options, runs) })
+            // Runs that are not alike are merged when the slots run out, and not before.
+            Arc::new(LazyLeveled { runs, stop: stop_after(options, RUNS_MAX) })
         }
         Compaction::Fifo { bytes_max, age_max } => Arc::new(Fifo { bytes_max, age_max }),
     }

@@ -157,6 +157,7 @@ impl Log {
         };
         let mut bytes = header.encode().to_vec();
         let mut last_crc = 0;
+        let is_proven = scan.unproven.is_empty();
         for (seq, kind, payload) in &scan.unproven {
             last_crc = segment::encode_record(&mut bytes, tag, 0, *seq, *kind, &[payload]);
         }
@@ -186,7 +187,8 @@ impl Log {
             durable: Position { segment: number, offset: end },
             last_crc,
             last_seq: scan.recovery.last_seq.unwrap_or(0),
-            vouched: true,
+            // Of what was written anew nothing says yet that it was durable.
+            vouched: is_proven,
             writing: false,
             syncing: false,
             waits: 0,
@@ -257,7 +259,8 @@ impl Log {
         let tag = state.tag;
         state.last_crc = segment::encode_record(&mut state.buffer, tag, synced, seq, kind, payload);
         state.last_seq = seq;
-        state.vouched = kind == Kind::Vouch;
+        // Not if somebody has appended since the sync that it tells of.
+        state.vouched = kind == Kind::Vouch && synced == state.end;
         state.end += need;
         self.records.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(need, Ordering::Relaxed);

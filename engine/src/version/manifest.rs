@@ -27,7 +27,7 @@ pub(crate) const EXTENSION: &str = "manifest";
 const SNAPSHOT_AFTER_BYTES: u64 = 4 << 20;
 
 /// No table has so many bytes or entries; sums and products of less are counted with.
-const NUMBERS_END: u64 = 1 << 48;
+pub(crate) const NUMBERS_END: u64 = 1 << 48;
 
 /// Builds live handles for what edits name.
 pub(crate) struct Files {
