@@ -125,7 +125,11 @@ pub(crate) async fn start_in_cluster(
     tokio::spawn(peer::server::run(peer_listener, raft.clone(), peers.clone(), closed));
     if cluster.init && raft.cluster().is_none() {
         let members = [(raft.identity().id, raft.member())].into();
-        raft.initialize(members).await.map_err(Failure::from)?;
+        match raft.initialize(members).await {
+            // Started again, before it knew what is in its log.
+            Ok(()) | Err(lumen_raft::Error::AlreadyInitialized) => {}
+            Err(error) => return Err(Failure::from(error).into()),
+        }
     }
     let face = ClusterFace {
         raft: raft.clone(),

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Server, lumen};
+use support::{Server, free_port, lumen};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,10 +19,6 @@ struct Cluster {
     folder: TempDir,
     ports: BTreeMap<u64, (u16, u16)>,
     nodes: BTreeMap<u64, Server>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 impl Cluster {

@@ -9,7 +9,7 @@
 //! This file stands by itself: tests of real processes include it (`server/tests/linearizable.rs`), and hold it against a
 //! search of another author.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A key, as a number.
 pub(super) type Key = u64;
@@ -88,10 +88,22 @@ struct Known {
     writes: BTreeMap<u64, Option<Value>>,
     /// What was seen at which moments, and by which operation.
     seen: Vec<(u64, Seen, usize)>,
-    /// After which moment each delete came of which nobody knows whether it was done.
-    deletes: Vec<u64>,
-    /// Puts of which nobody knows.
-    open_puts: usize,
+    /// Deletes of which nobody knows whether they were done: after which moment each came, and what it asks for.
+    deletes: Vec<(u64, If)>,
+    /// Such puts, whose value nobody found, by operation.
+    open_puts: BTreeMap<usize, (u64, If)>,
+}
+
+impl If {
+    /// What must be so for a write that asks for this to be done.
+    fn seen(self) -> Option<Seen> {
+        match self {
+            If::Always => None,
+            If::Present => Some(Seen::Something),
+            If::Absent => Some(Seen::Nothing),
+            If::Version(version) => Some(Seen::Version(version)),
+        }
+    }
 }
 
 /// What is wrong with a history, in words that name the operations; `Ok` if nothing is.
@@ -161,7 +173,12 @@ fn writers(operations: &[Operation]) -> Result<BTreeMap<Value, usize>, String> {
         {
             return Err(format!("two write one value: {:?} and {operation:?}", operations[other]));
         }
-        if let Told::Done(seq) = operation.told
+        if let (Asked::Put(_, If::Always) | Asked::Delete(If::Always), Told::Refused(_)) =
+            (operation.asked, operation.told)
+        {
+            return Err(format!("refused although it asks for nothing: {operation:?}"));
+        }
+        if let Told::Done(seq) | Told::Nothing(seq) | Told::Refused(seq) = operation.told
             && let Some(other) = moments.insert(seq, number)
         {
             return Err(format!("two writes of one moment: {:?} and {operation:?}", operations[other]));
@@ -191,11 +208,8 @@ fn collect(operation: &Operation, number: usize, newest: u64, known: &mut Known)
     };
     match operation.told {
         Told::Done(seq) => {
-            match condition {
-                If::Always => {}
-                If::Present => saw(seq - 1, Seen::Something),
-                If::Absent => saw(seq - 1, Seen::Nothing),
-                If::Version(version) => saw(seq - 1, Seen::Version(version)),
+            if let Some(seen) = condition.seen() {
+                saw(seq.saturating_sub(1), seen);
             }
             known.writes.insert(seq, value);
         }
@@ -206,8 +220,8 @@ fn collect(operation: &Operation, number: usize, newest: u64, known: &mut Known)
             If::Present => saw(seq, Seen::Nothing),
             If::Version(version) => saw(seq, Seen::NotVersion(version)),
         },
-        Told::Unknown if value.is_some() => known.open_puts += 1,
-        Told::Unknown => known.deletes.push(newest),
+        Told::Unknown if value.is_some() => _ = known.open_puts.insert(number, (newest, condition)),
+        Told::Unknown => known.deletes.push((newest, condition)),
         Told::NotDone | Told::Found(..) => {}
     }
 }
@@ -227,6 +241,9 @@ fn found_values(
         };
         let writer = &operations[number];
         let wrong = |what: &str| Err(format!("{what}: {reader:?} found what is of {writer:?}"));
+        if matches!(reader.asked, Asked::Search(wanted) if wanted != value) {
+            return wrong("another value than was searched for");
+        }
         if writer.key != reader.key {
             return wrong("the value of another key");
         }
@@ -244,6 +261,12 @@ fn found_values(
             _ => return wrong("not done, but found"),
         }
         let known = keys.entry(reader.key).or_default();
+        // So it was done, and what it asks for was so.
+        if let (Some(_), Asked::Put(_, condition)) = (known.open_puts.remove(&number), writer.asked)
+            && let Some(seen) = condition.seen()
+        {
+            known.seen.push((version.saturating_sub(1), seen, number));
+        }
         match known.writes.insert(version, Some(value)) {
             Some(before) if before != Some(value) => return wrong("two writes of one moment"),
             _ => {}
@@ -252,77 +275,187 @@ fn found_values(
     Ok(())
 }
 
-/// Everything that was seen of a key is as the newest write before it left it.
+/// What a key is known to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// What the newest known write left.
+    ItsPut,
+    Nothing,
+    /// Something that nobody was told of.
+    Another,
+    /// Not its put any more: nothing, or something else.
+    NotItsPut,
+}
+
+/// Everything that was seen of a key is as the newest write before it left it, or as writes did of which nobody was told, each
+/// of them once.
 fn right_at_its_moment(operations: &[Operation], known: &mut Known) -> Result<(), String> {
-    known.seen.sort_unstable_by_key(|(at, ..)| *at);
-    // Up to where each version was seen alive.
-    let mut alive: BTreeMap<u64, u64> = BTreeMap::new();
-    for (at, seen, _) in &known.seen {
-        let version = match seen {
-            Seen::Version(version) => *version,
-            Seen::Something => known.writes.range(..=at).next_back().map_or(0, |(seq, _)| *seq),
-            _ => continue,
-        };
-        alive.insert(version, *at);
-    }
-    // Moments after the first and up to the second, in which a delete must have been done that nobody was told of.
-    let mut gone: BTreeSet<(u64, u64)> = BTreeSet::new();
-    for &(at, seen, number) in &known.seen {
-        let wrong = |newest: &dyn std::fmt::Debug| {
-            Err(format!("{seen:?} at {at}, but the newest write is {newest:?}: {:?}", operations[number]))
-        };
-        let newest = known.writes.range(..=at).next_back().map(|(seq, value)| (*seq, *value));
-        let put = newest.and_then(|(seq, value)| Some((seq, value?)));
-        match (seen, put) {
-            (Seen::Version(version), Some((seq, _))) if version == seq => {}
-            (Seen::Version(_), _) => return wrong(&newest),
-            (Seen::Something, None) if known.open_puts == 0 => return wrong(&newest),
-            (Seen::NotVersion(version), Some((seq, _))) if version == seq => {
-                gone_by(&alive, seq, at, &mut gone).or_else(|()| wrong(&newest))?;
-            }
-            (Seen::Not(value), Some((seq, there))) if there == value => {
-                gone_by(&alive, seq, at, &mut gone).or_else(|()| wrong(&newest))?;
-            }
-            (Seen::Nothing, Some((seq, _))) => {
-                gone_by(&alive, seq, at, &mut gone).or_else(|()| wrong(&newest))?;
-            }
-            _ => {}
-        }
-    }
-    explained(&gone, &mut known.deletes)
-}
-
-/// A version was not there any more at a moment.
-fn gone_by(
-    alive: &BTreeMap<u64, u64>,
-    version: u64,
-    at: u64,
-    gone: &mut BTreeSet<(u64, u64)>,
-) -> Result<(), ()> {
-    let last = alive.get(&version).copied().unwrap_or(0).max(version);
-    if last >= at {
-        return Err(());
-    }
-    gone.insert((at, last));
-    Ok(())
-}
-
-/// Whether so many deletes, each done once and after its moment, can be what all stretches (last moment, moment before the
-/// first) have to have. A delete is best taken as late as a stretch allows: there it is in most of those that follow, and
-/// latest after it began.
-fn explained(gone: &BTreeSet<(u64, u64)>, deletes: &mut Vec<u64>) -> Result<(), String> {
-    deletes.sort_unstable_by(|a, b| b.cmp(a));
-    let mut done = 0;
-    for &(last, before) in gone {
-        if done > before {
+    // A version that somebody relied on, and nobody was told of, is such a put; of which value is not known.
+    let mut relied_on: Vec<(u64, usize)> = known
+        .seen
+        .iter()
+        .filter_map(|(at, seen, number)| match seen {
+            Seen::Version(version) if version <= at => Some((*version, *number)),
+            _ => None,
+        })
+        .collect();
+    relied_on.sort_unstable();
+    for (version, number) in relied_on {
+        if known.writes.contains_key(&version) {
             continue;
         }
-        // Of those that began before it, any: each is as good for all that come later.
-        match deletes.iter().rposition(|after| *after < last) {
-            Some(which) => _ = deletes.remove(which),
-            None => return Err(format!("a key is gone after {before} and by {last}, and nobody deleted it")),
+        // One that asks for a version that was never there was not done.
+        let can = |put: &(u64, If)| match put.1 {
+            If::Version(it) => {
+                known.open_puts.len() > 1 || known.writes.get(&it).is_some_and(Option::is_some)
+            }
+            _ => put.0 < version,
+        };
+        let candidates = || known.open_puts.iter().filter(|(_, put)| put.0 < version && can(put));
+        let asks = |put: &(u64, If)| match put.1 {
+            If::Always => None,
+            If::Absent => Some(Seen::Nothing),
+            If::Present | If::Version(_) => Some(Seen::Something),
+        };
+        let mut asked = candidates().map(|(_, put)| asks(put));
+        let all_ask_for = asked.next().flatten().filter(|first| asked.all(|other| other == Some(*first)));
+        let Some((&open, _)) = candidates().max_by_key(|(_, put)| put.0) else { continue };
+        known.open_puts.remove(&open);
+        known.writes.insert(version, Some(Value::MAX));
+        if let Some(seen) = all_ask_for {
+            known.seen.push((version.saturating_sub(1), seen, number));
         }
-        done = last;
+    }
+    known.seen.sort_unstable_by_key(|(at, ..)| *at);
+    let (mut gone, mut came) = (Vec::new(), Vec::new());
+    // When it was last seen to hold what it holds, and its put.
+    let (mut newest, mut holds, mut last, mut alive) = (None, Holds::Nothing, 0, 0);
+    for &(at, seen, number) in &known.seen {
+        let write = known.writes.range(..=at).next_back().map(|(seq, value)| (*seq, *value));
+        if write != newest {
+            newest = write;
+            last = write.map_or(0, |(seq, _)| seq);
+            alive = last;
+            holds =
+                if write.is_some_and(|(_, value)| value.is_some()) { Holds::ItsPut } else { Holds::Nothing };
+        }
+        let wrong =
+            || Err(format!("{seen:?} at {at}, but the newest write is {newest:?}: {:?}", operations[number]));
+        let (its_version, its_value) = match newest {
+            Some((seq, Some(value))) => (Some(seq), Some(value)),
+            _ => (None, None),
+        };
+        let is_its_put = match seen {
+            Seen::Version(version) | Seen::NotVersion(version) => its_version == Some(version),
+            Seen::Not(value) => its_value == Some(value),
+            Seen::Something | Seen::Nothing => false,
+        };
+        let of_its_put = its_version.filter(|_| matches!(holds, Holds::ItsPut | Holds::NotItsPut));
+        let replaces = |put: &(u64, If)| match put.1 {
+            If::Always | If::Present => put.0 < at,
+            If::Version(version) => put.0 < at && its_version == Some(version),
+            If::Absent => false,
+        };
+        let may_be_put = known.open_puts.values().any(replaces);
+        match seen {
+            Seen::Version(_) if is_its_put && holds == Holds::ItsPut => {}
+            Seen::Version(_) => return wrong(),
+            Seen::Something if holds == Holds::Nothing => {
+                if last >= at {
+                    return wrong();
+                }
+                came.push(Stretch { version: None, after: last, by: at });
+                holds = Holds::Another;
+            }
+            Seen::Nothing if holds == Holds::ItsPut || holds == Holds::Another => {
+                if last >= at {
+                    return wrong();
+                }
+                gone.push(Stretch { version: of_its_put, after: last, by: at });
+                holds = Holds::Nothing;
+            }
+            Seen::NotVersion(_) | Seen::Not(_) if is_its_put && holds == Holds::ItsPut => {
+                if alive >= at {
+                    return wrong();
+                }
+                if last >= at {
+                    came.push(Stretch { version: its_version, after: alive, by: at });
+                    holds = Holds::Another;
+                } else if may_be_put {
+                    holds = Holds::NotItsPut;
+                } else {
+                    gone.push(Stretch { version: of_its_put, after: last, by: at });
+                    holds = Holds::Nothing;
+                    last = at;
+                }
+            }
+            Seen::Something if holds == Holds::NotItsPut => {
+                came.push(Stretch { version: its_version, after: alive, by: at });
+                holds = Holds::Another;
+            }
+            Seen::Nothing if holds == Holds::NotItsPut => {
+                if last >= at {
+                    return wrong();
+                }
+                gone.push(Stretch { version: of_its_put, after: last, by: at });
+                holds = Holds::Nothing;
+            }
+            Seen::Something | Seen::Nothing | Seen::NotVersion(_) | Seen::Not(_) => {}
+        }
+        match seen {
+            Seen::Version(_) => (last, alive) = (at, at),
+            Seen::Something | Seen::Nothing => last = at,
+            // That something is not there says little of what is.
+            Seen::Not(_) | Seen::NotVersion(_) => {}
+        }
+        if seen == Seen::Something && holds == Holds::ItsPut && !may_be_put {
+            alive = at;
+        }
+    }
+    let deletes = |write: If, version: Option<u64>| match write {
+        If::Always | If::Present => true,
+        // Or what a put left of which nobody was told.
+        If::Version(it) => {
+            version == Some(it) || !(known.writes.contains_key(&it) || known.open_puts.is_empty())
+        }
+        If::Absent => false,
+    };
+    explained(&gone, known.deletes.clone(), deletes)
+        .map_err(|at| format!("nobody deleted a key after {} and by {}", at.after, at.by))?;
+    let puts = known.open_puts.values().copied().collect();
+    explained(&came, puts, |write, version| match (write, version) {
+        (If::Always | If::Absent, _) | (If::Present, Some(_)) => true,
+        (If::Version(it), version) => version == Some(it),
+        (If::Present, None) => false,
+    })
+    .map_err(|at| format!("nobody put a key after {} and by {}", at.after, at.by))
+}
+
+/// Moments after one and up to another, in which a write must have been done of which nobody was told; of a key that held
+/// this version until then.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    version: Option<u64>,
+    after: u64,
+    by: u64,
+}
+
+/// Whether so many writes, each done once and after its moment, can be what the stretches have to have, which come one after
+/// the other; `fits` says whether a write can have been done to a version. The error is a stretch that none is left for.
+fn explained(
+    stretches: &[Stretch],
+    mut writes: Vec<(u64, If)>,
+    fits: impl Fn(If, Option<u64>) -> bool,
+) -> Result<(), Stretch> {
+    for stretch in stretches {
+        let can = |write: &(usize, &(u64, If))| write.1.0 < stretch.by && fits(write.1.1, stretch.version);
+        // One that asks for this version is good for nothing else. Of the others any: each is as good for all that come later.
+        let is_for_this = |write: &(usize, &(u64, If))| matches!(write.1.1, If::Version(_));
+        let which = writes.iter().enumerate().filter(can).max_by_key(is_for_this);
+        match which.map(|(number, _)| number) {
+            Some(number) => _ = writes.swap_remove(number),
+            None => return Err(*stretch),
+        }
     }
     Ok(())
 }

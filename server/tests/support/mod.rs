@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -41,6 +41,11 @@ pub(crate) fn lumen() -> Command {
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// A port that nobody listened on a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 /// A server in a process of its own; killed when dropped.
@@ -284,17 +289,33 @@ pub(crate) struct Connection(BufReader<TcpStream>);
 impl Connection {
     /// Connects.
     pub(crate) fn open(address: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
+        Connection::open_within(address, PATIENCE)
+    }
+
+    /// Connects to a server that may not answer; nothing takes longer than `patience` then.
+    pub(crate) fn open_within(address: SocketAddr, patience: Duration) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Connection(BufReader::new(stream)))
     }
 
     /// One request and its answer.
     pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+        self.send_with(method, path, "", body)
+    }
+
+    /// One request with more headers, each with its line's end, and its answer.
+    pub(crate) fn send_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> io::Result<Answer> {
         let length = body.len();
         let request =
-            format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n{body}");
         self.0.get_mut().write_all(request.as_bytes())?;
         Answer::try_read(&mut self.0)
     }
