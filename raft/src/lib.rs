@@ -16,6 +16,7 @@ pub mod membership;
 pub mod network;
 pub mod node;
 pub mod read;
+pub mod recover;
 
 mod answer;
 mod codec;

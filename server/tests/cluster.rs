@@ -275,6 +275,55 @@ fn a_node_that_stood_alone_becomes_a_cluster_with_all_it_holds() {
 }
 
 #[test]
+fn a_node_that_has_lost_all_others_goes_on_alone_when_it_is_told_to() {
+    let mut cluster = Cluster::of_three(&["--request-timeout", "5s"]);
+    cluster.nodes[&1].make_books();
+    for n in 0..20 {
+        let put = cluster.nodes[&2].put(&format!("/collections/books/documents/b{n}"), r#"{"title":"kept"}"#);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert_eq!(cluster.nodes[&3].find("kept&consistency=linearizable").1, 20);
+    let folder = cluster.folder.path().join("3");
+    let recover = |more: &[&str]| {
+        let output = lumen().args(["cluster", "recover", "--data-dir"]).arg(&folder).args(more).output();
+        let output = output.expect("lumen runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, told) = recover(&["--yes"]);
+    assert!(code != Some(0) && told.contains("in use"), "while it runs: {code:?} {told}");
+    for (_, node) in std::mem::take(&mut cluster.nodes) {
+        node.kill();
+    }
+    let (code, told) = recover(&[]);
+    assert_eq!(code, Some(1), "{told}");
+    for part in ["node 3 of a cluster in which 1, 2, 3 vote", "LOST for good", "nothing was changed"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let (code, told) = recover(&["--yes"]);
+    assert!(code == Some(0) && told.contains("a cluster of its own now"), "{code:?} {told}");
+    cluster.start(3, &["--id", "3"]);
+    assert_eq!(cluster.nodes[&3].find("kept&consistency=linearizable").1, 20);
+    let put = cluster.nodes[&3].put("/collections/books/documents/new", r#"{"title":"after"}"#);
+    assert_eq!(put.status, 201, "{}", put.text());
+    assert_eq!(cluster.metrics(3)["voters"], json!([3]));
+    // Who was lost and comes back has another history, and is kept out; others join.
+    cluster.start(1, &["--id", "1"]);
+    cluster.start(2, &["--id", "2"]);
+    let third = cluster.address(3);
+    cluster.start(4, &["--join", &third]);
+    cluster.until(4, "both vote", |metrics| metrics["voters"] == json!([3, 4]));
+    assert_eq!(cluster.nodes[&4].find("after&consistency=linearizable").1, 1);
+    assert_eq!(cluster.metrics(3)["voters"], json!([3, 4]));
+    assert_eq!(
+        cluster.nodes[&1].find("after&consistency=eventual").1,
+        0,
+        "the old ones are a cluster of their own"
+    );
+    let (code, told) = recover(&[]);
+    assert!(code != Some(0) && told.contains("in use"), "{code:?} {told}");
+}
+
+#[test]
 fn one_command_starts_a_cluster_and_one_signal_stops_it() {
     let folder = tempfile::tempdir().expect("a folder");
     // Six ports, ten apart, of which some may be taken: then another six.

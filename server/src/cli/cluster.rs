@@ -1,8 +1,9 @@
 //! `lumen cluster`: serve a node of a cluster, until a signal or until its log fails.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::dev;
+use super::recover::Recover;
 use super::standalone::{Signals, greet, start_logging, until_stopped};
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::error::{Failure, Kind, exit};
@@ -10,7 +11,10 @@ use crate::serve;
 
 /// `lumen cluster`
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Cluster {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
     node: NodeConfig,
     #[command(flatten)]
@@ -23,9 +27,19 @@ pub(crate) struct Cluster {
     stop_with_stdin: bool,
 }
 
+/// What else can be done with a node than to serve.
+#[derive(Subcommand)]
+enum Action {
+    /// After more than half of the voters are lost for good: have a node that does not run go on alone
+    Recover(Recover),
+}
+
 impl Cluster {
     /// Serves until it is told to stop.
     pub(crate) async fn run(self) -> anyhow::Result<u8> {
+        if let Some(Action::Recover(recover)) = self.action {
+            return recover.run();
+        }
         start_logging("info");
         let mut signals = Signals::new()?;
         if let Some(nodes) = self.dev {

@@ -22,6 +22,7 @@ mod infer;
 mod members;
 mod offline;
 mod progress;
+mod recover;
 mod report;
 mod search;
 mod send;
@@ -51,7 +52,7 @@ enum Command {
     /// Serve one node
     Standalone(standalone::Standalone),
     /// Serve a node of a cluster, or a whole cluster on this machine
-    Cluster(cluster::Cluster),
+    Cluster(Box<cluster::Cluster>),
     /// Show it: a server with sample documents, and three searches
     Demo(demo::Demo),
     /// Store a file of documents, one JSON object a line

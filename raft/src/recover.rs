@@ -1,0 +1,170 @@
+//! Going on alone after the other voters are lost for good: a node that does not run becomes a cluster of its own, with all
+//! that it holds.
+//!
+//! What a majority would have to agree to is written into its log behind everything else: a vote for itself in a new term, and
+//! an entry that makes it the only member of a cluster with a new number. It has the only vote there is, so all entries it
+//! holds are committed, those too of which nobody was told: they are applied, and the log lets them go, because who joins
+//! must not learn from them of the old cluster. The new number keeps lost nodes out that come back: they hold another
+//! history. (As etcd's `--force-new-cluster`; Ongaro's dissertation knows no such step, for it breaks
+//! the promise that an acknowledged write survives: those are lost that this node never got.)
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use futures_util::FutureExt;
+use lumen::Database;
+use lumen_engine::options::random_id;
+use openraft::EntryPayload;
+use openraft::storage::IOFlushed;
+use openraft::type_config::TypeConfigExt;
+
+use crate::error::{Error, Result};
+use crate::inspect::FOLDER;
+use crate::log::{LogSetup, LogStore};
+use crate::snapshot::Home;
+use crate::state_machine::StateMachine;
+use crate::types::{Entry, LeaderId, LogId, Member, Membership, TypeConfig, Vote};
+
+/// What a node that does not run would go on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its number.
+    pub id: u64,
+    /// All members of its cluster, as it knows them.
+    pub members: BTreeMap<u64, Member>,
+    /// Those of them that vote.
+    pub voters: BTreeSet<u64>,
+    /// The last entry of its log, and the term it is of: of several that are left, the one with the largest (term, index) has
+    /// lost least.
+    pub last: (u64, u64),
+    /// Entries up to here were known to be committed.
+    pub committed: u64,
+}
+
+struct Stopped {
+    db: Database,
+    log: LogStore,
+    machine: StateMachine,
+    survivor: Survivor,
+}
+
+impl Stopped {
+    /// Takes hold of the folder, so that it cannot be started meanwhile.
+    fn open(dir: &Path, options: lumen::Options) -> Result<Stopped> {
+        let refuse = |reason: String| Err(Error::Membership { reason });
+        if !dir.join(FOLDER).exists() {
+            return refuse(format!("{} holds no node of a cluster", dir.display()));
+        }
+        let db = Database::open_replica(dir, options.clone())?;
+        let setup = LogSetup {
+            vfs: options.vfs.clone(),
+            segment_bytes: options.segment_bytes,
+            tail_bytes: 1 << 20,
+            uuid: Some(db.id()),
+            threaded: false,
+            random: options.random,
+            clock: options.clock,
+            base: db.seq(),
+        };
+        let log = LogStore::open(&dir.join(FOLDER), setup)?;
+        let Some(id) = log.node() else { return refuse("the node has no number yet".into()) };
+        let machine =
+            StateMachine::new(db.clone(), Home { vfs: options.vfs.clone(), dir: dir.to_path_buf() })?;
+        let place = machine.place();
+        let mut membership = place.membership.membership().clone();
+        let (mut next, end) = log.entries();
+        while next < end {
+            let read =
+                log.read(next, end, 1 << 20).map_err(|error| Error::Io { reason: error.to_string() })?;
+            let Some(last) = read.last() else { break };
+            next = last.log_id.index + 1;
+            for entry in read {
+                if let EntryPayload::Membership(of_entry) = entry.payload {
+                    membership = of_entry;
+                }
+            }
+        }
+        let (purged, last) = log.ends();
+        let Some(last) = last.or(purged).max(place.applied) else {
+            return refuse("the node was never in a cluster".into());
+        };
+        let survivor = Survivor {
+            id,
+            members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+            voters: membership.voter_ids().collect(),
+            last: (last.leader_id.term, last.index),
+            committed: log.committed().max(place.applied).map_or(0, |committed| committed.index),
+        };
+        Ok(Stopped { db, log, machine, survivor })
+    }
+
+    /// Brings all entries into the database's files.
+    fn apply_all(&self) -> Result<()> {
+        let mut next = self.machine.place().applied.map_or(0, |applied| applied.index + 1);
+        let (first, end) = self.log.entries();
+        if next < first && next < end {
+            let reason = format!("it begins at entry {first}, but the tables end before entry {next}");
+            return Err(Error::Corrupt { file: "the replicated log".into(), offset: 0, reason });
+        }
+        while next < end {
+            let read =
+                self.log.read(next, end, 1 << 20).map_err(|error| Error::Io { reason: error.to_string() })?;
+            let Some(last) = read.last() else { break };
+            next = last.log_id.index + 1;
+            self.machine.apply_all(&read)?;
+        }
+        Ok(self.db.flush()?)
+    }
+
+    fn close(self) -> Result<()> {
+        self.db.close()?;
+        self.log.close()
+    }
+}
+
+/// What would go on. Nothing is decided by looking.
+///
+/// Errors: [`Error::Membership`] where there is no node of a cluster; [`lumen::Error::InUse`] while it runs; damage.
+pub fn look(dir: &Path, options: lumen::Options) -> Result<Survivor> {
+    let stopped = Stopped::open(dir, options)?;
+    let survivor = stopped.survivor.clone();
+    stopped.close()?;
+    Ok(survivor)
+}
+
+/// Makes the node a cluster of its own, durably; it is in force when the node starts. Nothing is lost of what it holds; what
+/// only other nodes hold is.
+///
+/// Errors: as [`look`], and [`Error::Membership`] if the node is no member of its cluster any more.
+pub fn go_on_alone(dir: &Path, options: lumen::Options) -> Result<Survivor> {
+    let random = options.random;
+    let stopped = Stopped::open(dir, options)?;
+    let survivor = stopped.survivor.clone();
+    let id = survivor.id;
+    let Some(member) = survivor.members.get(&id) else {
+        return Err(Error::Membership { reason: format!("node {id} is no member of its cluster any more") });
+    };
+    let member =
+        Member { cluster: random_id(random), store: stopped.db.id(), joining: false, ..member.clone() };
+    stopped.apply_all()?;
+    let log = &stopped.log;
+    let term = log.vote().map_or(0, |vote| vote.leader_id.term).max(survivor.last.0) + 1;
+    let told = |error: std::io::Error| Error::Io { reason: error.to_string() };
+    let vote = Vote { leader_id: LeaderId { term, node_id: id }, committed: false };
+    let late = |_| Error::Io { reason: "the log was not told to be durable".into() };
+    log.save_vote(&vote).map_err(told)?.try_recv().map_err(late)?.map_err(told)?;
+    let membership = Membership::new(vec![BTreeSet::from([id])], BTreeMap::from([(id, member)]))
+        .map_err(|error| Error::Membership { reason: error.to_string() })?;
+    let log_id = LogId { leader_id: LeaderId { term, node_id: id }, index: survivor.last.1 + 1 };
+    let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
+    let (sender, receiver) = TypeConfig::oneshot();
+    log.append_entries([entry], IOFlushed::signal(sender)).map_err(told)?;
+    let durable = receiver.now_or_never().and_then(std::result::Result::ok);
+    durable
+        .ok_or_else(|| Error::Io { reason: "the log was not told to be durable".into() })?
+        .map_err(told)?;
+    stopped.apply_all()?;
+    log.purge_upto(log_id).map_err(told)?;
+    stopped.close()?;
+    Ok(survivor)
+}
