@@ -317,6 +317,8 @@ fn run(command: &str) -> bool {
 struct Net {
     /// What the names of all that was made begin with, if anything could be.
     prefix: Option<String>,
+    /// The second number of their addresses: others on this machine may have networks like these.
+    number: u32,
     /// Ports of the nodes where all have this machine's network.
     ports: BTreeMap<u64, (u16, u16)>,
 }
@@ -325,19 +327,21 @@ impl Net {
     fn new() -> Net {
         let prefix = format!("lm{}", std::process::id() % 1_000_000);
         let made = run(&format!("ip link add {prefix}b type bridge && ip link set {prefix}b up"));
+        let free = |number: &u32| !run(&format!("ip -o addr | grep -q ' 10.{number}.'"));
+        let number = (64..128).map(|n| 64 + (n + std::process::id()) % 64).find(free).unwrap_or(64);
         let ports = (1..=NODES).map(|id| (id, (free_port(), free_port()))).collect();
-        let mut net = Net { prefix: made.then_some(prefix.clone()), ports };
+        let mut net = Net { prefix: made.then_some(prefix.clone()), number, ports };
         for id in (1..=NODES).filter(|_| made) {
             let (ns, public, private) =
                 (format!("{prefix}n{id}"), format!("{prefix}c{id}"), format!("{prefix}r{id}"));
             let made = run(&format!(
                 "ip netns add {ns} && ip -n {ns} link set lo up \
                  && ip link add {public} type veth peer name clients netns {ns} \
-                 && ip addr add 10.77.{id}.1/24 dev {public} && ip link set {public} up \
-                 && ip -n {ns} addr add 10.77.{id}.2/24 dev clients && ip -n {ns} link set clients up \
+                 && ip addr add 10.{number}.{id}.1/24 dev {public} && ip link set {public} up \
+                 && ip -n {ns} addr add 10.{number}.{id}.2/24 dev clients && ip -n {ns} link set clients up \
                  && ip link add {private} type veth peer name peers netns {ns} \
                  && ip link set {private} master {prefix}b && ip link set {private} up \
-                 && ip -n {ns} addr add 10.78.0.{id}/24 dev peers && ip -n {ns} link set peers up"
+                 && ip -n {ns} addr add 10.{number}.0.{id}/24 dev peers && ip -n {ns} link set peers up"
             ));
             if !made {
                 net.remove();
@@ -357,7 +361,10 @@ impl Net {
     /// Where a node listens for clients and for the others.
     fn addresses(&self, id: u64) -> (String, String) {
         match &self.prefix {
-            Some(_) => (format!("10.77.{id}.2:7700"), format!("10.78.0.{id}:7701")),
+            Some(_) => {
+                let number = self.number;
+                (format!("10.{number}.{id}.2:7700"), format!("10.{number}.0.{id}:7701"))
+            }
             None => {
                 let (public, private) = self.ports[&id];
                 (format!("127.0.0.1:{public}"), format!("127.0.0.1:{private}"))
@@ -387,7 +394,7 @@ impl Net {
         let Some(prefix) = &self.prefix else { return };
         let change = if is_cut { "add" } else { "del" };
         assert!(
-            run(&format!("ip -n {prefix}n{from} route {change} blackhole 10.78.0.{to}/32")),
+            run(&format!("ip -n {prefix}n{from} route {change} blackhole 10.{}.0.{to}/32", self.number)),
             "{from} to {to}"
         );
     }
