@@ -32,7 +32,11 @@ impl Recover {
             HumanCount(last),
             HumanCount(found.committed)
         );
-        if others.is_empty() && !self.yes {
+        if found.is_unfinished && !self.yes {
+            say!("it was about to go on alone and was stopped: --yes ends what was begun");
+            return Ok(exit::REFUSED);
+        }
+        if others.is_empty() && !found.is_unfinished {
             say!("it is alone already: start it, there is nothing to recover");
             return Ok(exit::REFUSED);
         }
