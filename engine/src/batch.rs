@@ -153,8 +153,9 @@ impl Batch {
                 }
             }
         }
-        let ranges = ranges.into_iter().map(|(start, end)| Operation::DeleteRange(start, end));
-        Ok(ranges.chain(points.into_iter().rev()).collect())
+        points.extend(ranges.into_iter().rev().map(|(start, end)| Operation::DeleteRange(start, end)));
+        points.reverse();
+        Ok(points)
     }
 
     /// Reads an encoding; `None` when the bytes are not exactly one.

@@ -11,7 +11,7 @@ use lumen_engine::vfs::overlay::Overlay;
 use openraft::EntryPayload;
 
 use crate::codec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::{self, LogSetup, LogStore};
 use crate::types::LogId;
 
@@ -64,7 +64,7 @@ fn describe(payload: &[u8]) -> Option<String> {
 /// Reads the log of the node whose data is in a folder, changing nothing, and answers how many entries it has; `None` when
 /// there is no log.
 ///
-/// Errors: [`Error::Corrupt`] for damage.
+/// Errors: [`Error::Corrupt`](crate::Error::Corrupt) for damage.
 pub fn check(dir: &Path, vfs: Arc<dyn Vfs>) -> Result<Option<u64>> {
     let folder = dir.join(FOLDER);
     if vfs.list(&folder).map_or(true, |names| names.is_empty()) {
@@ -82,10 +82,6 @@ pub fn check(dir: &Path, vfs: Arc<dyn Vfs>) -> Result<Option<u64>> {
     };
     let log = LogStore::open(&folder, setup)?;
     let (first, end) = log.entries();
-    let mut next = first;
-    while next < end {
-        let read = log.read(next, end, 1 << 20).map_err(|error| Error::Io { reason: error.to_string() })?;
-        next = read.last().map_or(end, |entry| entry.log_id.index + 1);
-    }
+    log.walk(first, end, &mut |_| Ok(()))?;
     Ok(Some(end - first))
 }

@@ -180,16 +180,7 @@ impl Node {
     pub async fn open(options: NodeOptions, transport: Arc<dyn Transport>) -> Result<Node> {
         let home = Home { vfs: options.database.vfs.clone(), dir: options.dir.clone() };
         let db = Database::open_replica(&options.dir, options.database.clone())?;
-        let setup = LogSetup {
-            vfs: home.vfs.clone(),
-            segment_bytes: options.database.segment_bytes,
-            tail_bytes: options.tail_bytes,
-            uuid: Some(db.id()),
-            threaded: options.database.threads > 0,
-            random: options.database.random,
-            clock: options.database.clock,
-            base: db.seq(),
-        };
+        let setup = LogSetup::of(&db, &options.database, options.tail_bytes);
         let log = LogStore::open(&options.dir.join(FOLDER), setup)?;
         let store = db.id();
         transport.introduce(Arc::new(move || Identity { id: 0, store, cluster: None }));
@@ -207,7 +198,7 @@ impl Node {
             }
         };
         let machine = StateMachine::new(db.clone(), home.clone())?;
-        replay(&log, &machine)?;
+        replay(&log, &machine, log.committed().map_or(0, |committed| committed.index + 1))?;
         let config = config(&options.timing)?;
         let network = Network { transport: transport.clone(), group: GROUP };
         let timing = options.timing;
@@ -412,23 +403,15 @@ async fn join(
     }
 }
 
-/// Applies what is committed and not in the database's files, in large groups (openraft would in groups of 64).
-fn replay(log: &LogStore, machine: &StateMachine) -> Result<()> {
-    let Some(committed) = log.committed() else { return Ok(()) };
-    let mut next = machine.place().applied.map_or(0, |applied| applied.index + 1);
+/// Applies what comes before entry `end` and is not in the database's files, in large groups (openraft would in groups of 64).
+pub(crate) fn replay(log: &LogStore, machine: &StateMachine, end: u64) -> Result<()> {
+    let next = machine.place().applied.map_or(0, |applied| applied.index + 1);
     let (first, _) = log.entries();
-    if next < first && next <= committed.index {
+    if next < first && next < end {
         let reason = format!("it begins at entry {first}, but the tables end before entry {next}");
         return Err(Error::Corrupt { file: "the replicated log".into(), offset: 0, reason });
     }
-    while next <= committed.index {
-        let entries = log.read(next, committed.index + 1, 1 << 20);
-        let entries = entries.map_err(|error| Error::Io { reason: error.to_string() })?;
-        let Some(last) = entries.last() else { break };
-        next = last.log_id.index + 1;
-        machine.apply_all(&entries)?;
-    }
-    Ok(())
+    log.walk(next, end, &mut |entries| machine.apply_all(&entries).map(drop))
 }
 
 fn config(timing: &Timing) -> Result<Config> {

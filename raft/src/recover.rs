@@ -21,6 +21,7 @@ use openraft::type_config::TypeConfigExt;
 use crate::error::{Error, Result};
 use crate::inspect::FOLDER;
 use crate::log::{LogSetup, LogStore};
+use crate::node::replay;
 use crate::snapshot::Home;
 use crate::state_machine::StateMachine;
 use crate::types::{Entry, LeaderId, LogId, Member, Membership, TypeConfig, Vote};
@@ -63,16 +64,8 @@ impl Stopped {
             return refuse(format!("{} holds no node of a cluster", dir.display()));
         }
         let db = Database::open_replica(dir, options.clone())?;
-        let setup = LogSetup {
-            vfs: options.vfs.clone(),
-            segment_bytes: options.segment_bytes,
-            tail_bytes: 1 << 20,
-            uuid: Some(db.id()),
-            threaded: false,
-            random: options.random,
-            clock: options.clock,
-            base: db.seq(),
-        };
+        // Each call syncs by itself, and says so when it returns.
+        let setup = LogSetup { threaded: false, ..LogSetup::of(&db, &options, 1 << 20) };
         let log = LogStore::open(&dir.join(FOLDER), setup)?;
         let Some(id) = log.node() else { return refuse("the node has no number yet".into()) };
         let machine =
@@ -81,13 +74,9 @@ impl Stopped {
         let mut membership = place.membership.membership().clone();
         let applied_end = place.applied.map_or(0, |applied| applied.index + 1);
         let mut clusters = clusters_of(&membership);
-        let (mut next, end) = log.entries();
-        while next < end {
-            let read =
-                log.read(next, end, 1 << 20).map_err(|error| Error::Io { reason: error.to_string() })?;
-            let Some(last) = read.last() else { break };
-            next = last.log_id.index + 1;
-            for entry in read {
+        let (first, end) = log.entries();
+        log.walk(first, end, &mut |entries| {
+            for entry in entries {
                 if let EntryPayload::Membership(of_entry) = entry.payload {
                     clusters.extend(clusters_of(&of_entry));
                     if entry.log_id.index >= applied_end {
@@ -95,7 +84,8 @@ impl Stopped {
                     }
                 }
             }
-        }
+            Ok(())
+        })?;
         let (purged, last) = log.ends();
         let Some(last) = last.or(purged).max(place.applied) else {
             return refuse("the node was never in a cluster".into());
@@ -113,19 +103,7 @@ impl Stopped {
 
     /// Brings all entries into the database's files.
     fn apply_all(&self) -> Result<()> {
-        let mut next = self.machine.place().applied.map_or(0, |applied| applied.index + 1);
-        let (first, end) = self.log.entries();
-        if next < first && next < end {
-            let reason = format!("it begins at entry {first}, but the tables end before entry {next}");
-            return Err(Error::Corrupt { file: "the replicated log".into(), offset: 0, reason });
-        }
-        while next < end {
-            let read =
-                self.log.read(next, end, 1 << 20).map_err(|error| Error::Io { reason: error.to_string() })?;
-            let Some(last) = read.last() else { break };
-            next = last.log_id.index + 1;
-            self.machine.apply_all(&read)?;
-        }
+        replay(&self.log, &self.machine, self.log.entries().1)?;
         Ok(self.db.flush()?)
     }
 
@@ -211,16 +189,7 @@ mod tests {
         let vfs = Memory::new();
         let log = {
             let db = Database::open_replica("/node", options(&vfs)).expect("open");
-            let setup = LogSetup {
-                vfs: Arc::new(vfs.clone()),
-                segment_bytes: 1 << 20,
-                tail_bytes: 1 << 20,
-                uuid: Some(db.id()),
-                threaded: false,
-                random: || 7,
-                clock: || 1,
-                base: 0,
-            };
+            let setup = LogSetup::of(&db, &options(&vfs), 1 << 20);
             let log = LogStore::open(Path::new("/node/raft"), setup).expect("open");
             db.close().expect("close");
             log

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lumen::Database;
 use lumen_engine::error::Error as EngineError;
 use lumen_engine::log::{Cursor, Kind, Log, LogOptions, LogStats, Position};
 use lumen_engine::vfs::Vfs;
@@ -54,6 +55,22 @@ pub(crate) struct LogSetup {
     pub clock: fn() -> u64,
     /// How many writes the database holds already, for a log that begins.
     pub base: u64,
+}
+
+impl LogSetup {
+    /// For the node that holds a database, which was opened with these options.
+    pub(crate) fn of(db: &Database, options: &lumen::Options, tail_bytes: usize) -> LogSetup {
+        LogSetup {
+            vfs: options.vfs.clone(),
+            segment_bytes: options.segment_bytes,
+            tail_bytes,
+            uuid: Some(db.id()),
+            threaded: options.threads > 0,
+            random: options.random,
+            clock: options.clock,
+            base: db.seq(),
+        }
+    }
 }
 
 enum Done {
@@ -236,6 +253,24 @@ impl LogStore {
     /// Entries from `start` to before `end`, as many as fit into `bytes_max`, at least one if there is one.
     pub(crate) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.shared.read(start, end, bytes_max).map_err(io::Error::other)
+    }
+
+    /// Gives `each` all entries from `start` to before `end`, in pieces of about a megabyte.
+    pub(crate) fn walk(
+        &self,
+        start: u64,
+        end: u64,
+        each: &mut dyn FnMut(Vec<Entry>) -> Result<()>,
+    ) -> Result<()> {
+        let mut next = start;
+        while next < end {
+            let read =
+                self.read(next, end, 1 << 20).map_err(|error| Error::Io { reason: error.to_string() })?;
+            let Some(last) = read.last() else { break };
+            next = last.log_id.index + 1;
+            each(read)?;
+        }
+        Ok(())
     }
 
     /// Appends entries, which are readable from then on; `callback` is told when they are durable.

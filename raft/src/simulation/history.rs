@@ -6,19 +6,19 @@
 //! numbers agree with real time, and that each answer is right at its number. What is not known of a write whose outcome
 //! nobody was told is left open, but only as far as one write at one moment can explain.
 //!
-//! This file stands by itself: tests of real processes include it (`server/tests/linearizable.rs`), and hold it against a
+//! This file stands by itself: tests of real processes include it (`server/tests/orders/`), and hold it against a
 //! search of another author.
 
 use std::collections::BTreeMap;
 
 /// A key, as a number.
-pub(super) type Key = u64;
+pub(crate) type Key = u64;
 /// A value, as a number. Each is written by one operation alone.
-pub(super) type Value = u64;
+pub(crate) type Value = u64;
 
 /// What a write asks for before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum If {
+pub(crate) enum If {
     Always,
     Absent,
     Present,
@@ -27,7 +27,7 @@ pub(super) enum If {
 
 /// What was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// Puts a value.
     Put(Value, If),
     Delete(If),
@@ -41,7 +41,7 @@ pub(super) enum Asked {
 
 /// What was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Told {
+pub(crate) enum Told {
     /// A write was done, and is of this moment; of a delete it does not say whether there was something.
     Done(u64),
     /// A delete found nothing, at this moment.
@@ -58,7 +58,7 @@ pub(super) enum Told {
 
 /// One operation of a client. Times are of one clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Operation {
+pub(crate) struct Operation {
     pub key: Key,
     pub asked: Asked,
     pub told: Told,
@@ -107,7 +107,7 @@ impl If {
 }
 
 /// What is wrong with a history, in words that name the operations; `Ok` if nothing is.
-pub(super) fn check(operations: &[Operation]) -> Result<(), String> {
+pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
     let newest = real_time(operations)?;
     let writers = writers(operations)?;
     let mut keys: BTreeMap<Key, Known> = BTreeMap::new();
