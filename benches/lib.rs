@@ -1,6 +1,7 @@
 //! Workloads, data and drawings that the benches share.
 
 pub mod draw;
+pub mod http;
 
 /// A small generator (xorshift64*, Vigna 2016): the same numbers in every run.
 pub struct Random(u64);

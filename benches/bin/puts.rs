@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lumen_benches::http::Connection;
 use lumen_benches::{Random, prose};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Words of a document's text: about 300 bytes.
 const WORDS: usize = 45;
@@ -67,45 +67,24 @@ fn metric(address: SocketAddr, name: &str) -> f64 {
 
 /// Puts documents until the time is over; answers how long each took.
 async fn client(address: SocketAddr, number: u64, end: Instant) -> Vec<Duration> {
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("the server accepts");
-    stream.set_nodelay(true).expect("an option of TCP");
+    let mut connection = Connection::open(address).await.expect("the server accepts");
     let mut random = Random::new(number + 1);
     // Made before the clock runs: the client shares the processors with the server.
     let bodies: Vec<String> =
         (0..64).map(|n| format!(r#"{{"text":"{}","number":{n}}}"#, prose(&mut random, WORDS))).collect();
     let mut took = Vec::new();
-    let mut answer = vec![0; 4096];
     for count in 0_u64.. {
         let begin = Instant::now();
         if begin >= end {
             break;
         }
         let body = &bodies[(count % 64) as usize];
-        let request = format!(
-            "PUT /collections/c/documents/{number}-{count} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut have = 0;
-        loop {
-            let more = stream.read(&mut answer[have..]).await.expect("an answer");
-            assert!(more > 0, "the server hung up");
-            have += more;
-            if is_whole(&answer[..have]) {
-                break;
-            }
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&answer[..have]));
+        let path = format!("/collections/c/documents/{number}-{count}");
+        let answer = connection.send("PUT", &path, "", body.as_bytes()).await.expect("an answer");
+        assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(answer.body));
         took.push(begin.elapsed());
     }
     took
-}
-
-fn is_whole(answer: &[u8]) -> bool {
-    let text = std::str::from_utf8(answer).unwrap_or("");
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    length.is_none_or(|length| length.parse() == Ok(body.len()))
 }
 
 fn main() {
