@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use openraft::errors::Fatal;
 use tokio::time::Instant;
@@ -90,7 +91,10 @@ impl Node {
                 let taken = raft.handle_transfer_leader(request).await;
                 message::transferred(&taken.map_err(|error| fatal(error.to_string()))?)
             }
-            Request::Write { request, write } => message::written(&self.write_here(request, write).await),
+            Request::Writes(writes) => {
+                let writes = writes.into_iter().map(|(request, write)| self.write_here(request, write));
+                message::written(&join_all(writes).await)
+            }
             Request::Read => message::indexed(&read_index(&self.inner.leader).await),
             // Who joins knows no leader: whoever it asks sends it on.
             Request::Change(change @ Change::Join { .. }) => {

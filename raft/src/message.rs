@@ -8,8 +8,8 @@
 //!   answer:  │ vote │ granted: u8 │ maybe last │
 //! transfer:  │ 4 │ group: u32 │ leader's vote │ to: u64 │ maybe last │
 //!   answer:  │ 0 │ taken    │ 1 │ vote, expected │ actual │    │ 2 │ maybe log id, expected │ maybe actual │
-//! write:     │ 8 │ group: u32 │ request, see lumen::entry │ write: slice │
-//!   answer:  │ 0 │ seq: varint │ outcome: slice │    or an error
+//! writes:    │ 8 │ group: u32 │ count: varint │ { request, see lumen::entry │ write: slice } … │
+//!   answer:  │ count: varint │ { 0 │ seq: varint │ outcome: slice   or an error } … │    in the same order
 //! read:      │ 9 │ group: u32 │                                     at which entry may a read be served?
 //!   answer:  │ 0 │ log id │    or an error
 //! change:    │ 10 │ group: u32 │ 1 │ id: varint │ member │                                    a learner
@@ -36,15 +36,19 @@ use openraft::raft::{
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::membership::Change;
+use crate::propose::Writes;
 use crate::types::{Entry, LogId, TypeConfig};
 
 const APPEND: u8 = 1;
 const VOTE: u8 = 2;
 const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
-const WRITE: u8 = 8;
+const WRITES: u8 = 8;
 const READ: u8 = 9;
 const CHANGE: u8 = 10;
+
+/// The least bytes of a write: one that says of its request that it has no name, and the length.
+const WRITE_BYTES_MIN: usize = 2;
 
 /// The least bytes of an entry behind its length.
 const ENTRY_BYTES_MIN: usize = codec::LOG_ID_BYTES + 2;
@@ -55,7 +59,7 @@ pub(crate) enum Request {
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
-    Write { request: lumen::Request, write: Bytes },
+    Writes(Writes),
     Read,
     Change(Change),
 }
@@ -115,9 +119,14 @@ pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
             let (from, to) = (codec::read_vote(&mut decoder)?, decoder.u64()?);
             Request::Transfer(TransferLeaderRequest::new(from, to, codec::read_maybe(&mut decoder)?))
         }
-        WRITE => {
-            let request = lumen::entry::read_request(&mut decoder)?;
-            Request::Write { request, write: bytes.slice_ref(decoder.slice()?) }
+        WRITES => {
+            let count = decoder.length()?;
+            let mut writes = Vec::with_capacity(count.min(decoder.remaining() / WRITE_BYTES_MIN));
+            for _ in 0..count {
+                let request = lumen::entry::read_request(&mut decoder)?;
+                writes.push((request, bytes.slice_ref(decoder.slice()?)));
+            }
+            Request::Writes(writes)
         }
         READ => Request::Read,
         CHANGE => Request::Change(read_change(&mut decoder)?),
@@ -126,10 +135,14 @@ pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
     decoder.is_empty().then_some(request)
 }
 
-pub(crate) fn write(group: u32, request: &lumen::Request, write: &[u8]) -> Bytes {
-    let mut out = head(WRITE, group);
-    lumen::entry::put_request(&mut out, request);
-    put_slice(&mut out, write);
+pub(crate) fn write(group: u32, writes: &[(lumen::Request, Bytes)]) -> Bytes {
+    let mut out = head(WRITES, group);
+    out.reserve(writes.iter().map(|(_, write)| write.len() + 48).sum());
+    put_varint(&mut out, writes.len() as u64);
+    for (request, write) in writes {
+        lumen::entry::put_request(&mut out, request);
+        put_slice(&mut out, write);
+    }
     out.into()
 }
 
@@ -210,26 +223,34 @@ pub(crate) fn read_changed(bytes: &Bytes) -> Option<Result<u64>> {
     })
 }
 
-pub(crate) fn written(result: &Result<Ack>) -> Bytes {
-    let mut out = Vec::with_capacity(32);
-    match result {
-        Ok(ack) => {
-            out.push(0);
-            put_varint(&mut out, ack.seq);
-            put_slice(&mut out, &ack.outcome.encode());
+pub(crate) fn written(results: &[Result<Ack>]) -> Bytes {
+    let mut out = Vec::with_capacity(8 + results.len() * 16);
+    put_varint(&mut out, results.len() as u64);
+    for result in results {
+        match result {
+            Ok(ack) => {
+                out.push(0);
+                put_varint(&mut out, ack.seq);
+                put_slice(&mut out, &ack.outcome.encode());
+            }
+            Err(error) => put_error(&mut out, error),
         }
-        Err(error) => put_error(&mut out, error),
     }
     out.into()
 }
 
-pub(crate) fn read_written(bytes: &Bytes) -> Option<Result<Ack>> {
+pub(crate) fn read_written(bytes: &Bytes) -> Option<Vec<Result<Ack>>> {
     whole(bytes, |decoder| {
-        Some(match decoder.u8()? {
-            0 => Ok(Ack { seq: decoder.varint()?, outcome: Outcome::decode(decoder.slice()?)? }),
-            1 => Err(read_error(decoder)?),
-            _ => return None,
-        })
+        let count = decoder.length()?;
+        let mut results = Vec::with_capacity(count.min(decoder.remaining()));
+        for _ in 0..count {
+            results.push(match decoder.u8()? {
+                0 => Ok(Ack { seq: decoder.varint()?, outcome: Outcome::decode(decoder.slice()?)? }),
+                1 => Err(read_error(decoder)?),
+                _ => return None,
+            });
+        }
+        Some(results)
     })
 }
 
@@ -482,10 +503,11 @@ mod tests {
             _ => None,
         });
         let of_node = lumen::Request::Node(NodeRequest { node: 1, boot: 2, number: 300, below: 4 });
-        for request in [lumen::Request::None, of_node, lumen::Request::Key([9; 16])] {
-            let expected = format!("{:?}", (&request, Bytes::from_static(b"a write")));
-            comes_back(write(0, &request, b"a write"), &expected, |bytes| match read(0, bytes)? {
-                Request::Write { request, write } => Some((request, write)),
+        let requests = [lumen::Request::None, of_node, lumen::Request::Key([9; 16])];
+        let writes = requests.map(|request| (request, Bytes::from_static(b"a write")));
+        for writes in [&writes[..], &writes[..1], &[]] {
+            comes_back(write(0, writes), &format!("{writes:?}"), |bytes| match read(0, bytes)? {
+                Request::Writes(writes) => Some(writes),
                 _ => None,
             });
         }
@@ -543,14 +565,13 @@ mod tests {
             Error::Membership { reason: "why".into() },
             Error::DiskFull { reason: "why".into() },
         ];
+        let ack = Ack { seq: 1 << 33, outcome: Outcome::Created };
         for error in errors {
-            let answer: Result<Ack> = Err(error.clone());
+            let answer = [Err(error.clone()), Ok(ack.clone()), Err(error.clone())];
             comes_back(written(&answer), &format!("{answer:?}"), read_written);
             let answer: Result<LogId> = Err(error);
             comes_back(indexed(&answer), &format!("{answer:?}"), read_indexed);
         }
-        let answer = Ok(Ack { seq: 1 << 33, outcome: Outcome::Created });
-        comes_back(written(&answer), &format!("{answer:?}"), read_written);
         let answer = Ok(300);
         comes_back(changed(&answer), &format!("{answer:?}"), read_changed);
         let answer = Ok(id(77));

@@ -140,7 +140,9 @@ pub(crate) struct Inner {
     pub raft: Raft,
     pub machine: StateMachine,
     pub leader: Leader,
+    /// To this node's log, and to the leader's.
     pub coalescer: Coalescer,
+    pub forwarder: Coalescer,
     pub barrier: Barrier,
     pub progress: watch::Receiver<Progress>,
     /// Until then it votes for nobody: it may have promised a lease in its former life.
@@ -213,7 +215,8 @@ impl Node {
             requests: Mutex::new(Requests::new(id, log.boot())),
             receiving: Arc::default(),
             changing: tokio::sync::Mutex::default(),
-            coalescer: Coalescer::start(raft.clone(), options.database.clock),
+            coalescer: Coalescer::to_log(raft.clone(), options.database.clock),
+            forwarder: Coalescer::to_leader(leader.clone()),
             barrier: Barrier::start(leader.clone(), Duration::from_millis(timing.election_ms_max)),
             progress: machine.progress(),
             tasks: Mutex::default(),

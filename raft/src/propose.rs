@@ -1,27 +1,31 @@
-//! Packing what many clients write at once into few entries: an entry costs the same whether it holds one write or two hundred.
+//! Packing what many clients write at once: into few entries of the log where this node leads, into few messages to the
+//! leader elsewhere. An entry, and a message, costs about the same whether it holds one write or two hundred.
 //!
-//! Writes queue; a task takes what is there, encodes it as one entry, and hands it to raft, with a few entries under way at
-//! a time, so that a lone writer never waits for company and a crowd shares. Answers go back by their place in the entry.
+//! Writes queue; a task takes what is there and hands it on as one group, with a few groups under way at a time, so that a
+//! lone writer never waits for company and a crowd shares. Answers go back by their place in the group.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use lumen::{Ack, Request};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
+use crate::leader::Leader;
+use crate::message;
 use crate::node::Raft;
-use crate::types::{Proposed, spawn};
+use crate::types::{GROUP, Proposed, spawn};
 
-/// Writes in one entry, at most.
+/// Writes in one group, at most.
 const WRITES_MAX: usize = 256;
-/// Bytes of writes in one entry from which on it takes no more.
+/// Bytes of writes in one group from which on it takes no more.
 const BYTES_MAX: usize = 256 << 10;
-/// Entries under way at a time.
-const ENTRIES_MAX: usize = 4;
+/// Groups under way at a time.
+const GROUPS_MAX: usize = 4;
 /// Bytes of writes that may be queued or under way; beyond, a write is told to come back.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What a write counts beside its bytes.
@@ -29,6 +33,12 @@ const HEAD_BYTES: usize = 64;
 
 /// How long another change of members takes, about.
 const CHANGE_AGAIN: Duration = Duration::from_millis(100);
+
+/// Writes with the names under which they are done once.
+pub(crate) type Writes = Vec<(Request, Bytes)>;
+
+/// What became of each write of a group; or of all of them.
+type Handed = BoxFuture<'static, Result<Vec<Result<Ack>>>>;
 
 struct Waiting {
     request: Request,
@@ -44,15 +54,46 @@ pub(crate) struct Coalescer {
 }
 
 impl Coalescer {
+    /// Packs into entries of this node's log, and answers when they are committed and applied here.
+    pub(crate) fn to_log(raft: Raft, clock: fn() -> u64) -> Coalescer {
+        Coalescer::start(move |writes| {
+            // Before anything is waited for: the times of entries are in the entries' order.
+            let parts: Vec<(Request, &[u8])> =
+                writes.iter().map(|(request, it)| (*request, &it[..])).collect();
+            let entry = Proposed(Bytes::from(lumen::entry::encode(clock(), &parts)));
+            let raft = raft.clone();
+            Box::pin(async move {
+                let written = raft.client_write(entry).await.map_err(write_error)?;
+                Ok(written.data.0.into_iter().map(Ok).collect())
+            })
+        })
+    }
+
+    /// Packs into messages to the node that leads.
+    pub(crate) fn to_leader(leader: Leader) -> Coalescer {
+        Coalescer::start(move |writes| {
+            let leader = leader.clone();
+            Box::pin(async move {
+                let count = writes.len();
+                let read = |answer: &Bytes| message::read_written(answer).filter(|acks| acks.len() == count);
+                // This node may lead by now: then the writes are handed to it when they are tried again.
+                let here = async { Err(Error::NoLeader { reason: "this node took over just now".into() }) };
+                let acks =
+                    leader.have_done(|| message::write(GROUP, &writes), |answer| read(answer).map(Ok), here);
+                Ok(acks.await?.into_iter().map(not_stopped).collect())
+            })
+        })
+    }
+
     /// Starts the task that packs; it ends when the last handle is dropped.
-    pub(crate) fn start(raft: Raft, clock: fn() -> u64) -> Coalescer {
+    fn start(hand_on: impl Fn(Writes) -> Handed + Send + 'static) -> Coalescer {
         let (queue, waiting) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicUsize::new(0));
-        spawn(pack(raft, clock, waiting, bytes.clone()));
+        spawn(pack(hand_on, waiting, bytes.clone()));
         Coalescer { queue, bytes }
     }
 
-    /// Hands a write in, and waits until it is committed and applied here.
+    /// Hands a write in, and waits until it is done.
     pub(crate) async fn write(&self, request: Request, write: Bytes) -> Result<Ack> {
         let bytes = write.len() + HEAD_BYTES;
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) > QUEUE_BYTES_MAX {
@@ -68,12 +109,11 @@ impl Coalescer {
 }
 
 async fn pack(
-    raft: Raft,
-    clock: fn() -> u64,
+    hand_on: impl Fn(Writes) -> Handed,
     mut queue: mpsc::UnboundedReceiver<Waiting>,
     bytes: Arc<AtomicUsize>,
 ) {
-    let room = Arc::new(Semaphore::new(ENTRIES_MAX));
+    let room = Arc::new(Semaphore::new(GROUPS_MAX));
     while let Some(first) = queue.recv().await {
         // While others are under way, more gathers.
         let Ok(permit) = room.clone().acquire_owned().await else { return };
@@ -84,24 +124,18 @@ async fn pack(
             len += next.write.len() + HEAD_BYTES;
             group.push(next);
         }
-        let writes: Vec<(Request, &[u8])> = group.iter().map(|one| (one.request, &one.write[..])).collect();
-        let entry = Proposed(Bytes::from(lumen::entry::encode(clock(), &writes)));
-        let dones: Vec<_> = group.into_iter().map(|one| one.done).collect();
-        let (raft, bytes) = (raft.clone(), bytes.clone());
+        let (writes, dones): (Writes, Vec<_>) =
+            group.into_iter().map(|one| ((one.request, one.write), one.done)).unzip();
+        let handed = hand_on(writes);
+        let bytes = bytes.clone();
         spawn(async move {
-            let written = raft.client_write(entry).await;
+            let written = handed.await;
             bytes.fetch_sub(len, Ordering::Relaxed);
             drop(permit);
             // Who asked may have gone.
             match written {
-                Ok(response) => {
-                    let acks = response.data.0.into_iter();
-                    dones.into_iter().zip(acks).for_each(|(done, ack)| drop(done.send(Ok(ack))));
-                }
-                Err(error) => {
-                    let error = write_error(error);
-                    dones.into_iter().for_each(|done| drop(done.send(Err(error.clone()))));
-                }
+                Ok(acks) => dones.into_iter().zip(acks).for_each(|(done, ack)| drop(done.send(ack))),
+                Err(error) => dones.into_iter().for_each(|done| drop(done.send(Err(error.clone())))),
             }
         });
     }
@@ -130,4 +164,12 @@ pub(crate) fn write_error(
         // What it was doing may be with the others already.
         RaftError::Fatal(fatal) => Error::Unknown { reason: fatal.to_string() },
     }
+}
+
+/// A leader that is going took nothing: the next one will.
+fn not_stopped(ack: Result<Ack>) -> Result<Ack> {
+    ack.map_err(|error| match error {
+        Error::Stopped { reason } => Error::NoLeader { reason: format!("the leader: {reason}") },
+        other => other,
+    })
 }

@@ -7,11 +7,9 @@ use bytes::Bytes;
 use lumen::{Ack, NodeRequest, Prepared, Request};
 use tokio::time::Instant;
 
-use crate::error::Result;
-use crate::message;
+use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::planted::{self, Bug};
-use crate::types::GROUP;
 
 /// The requests of one life of a node.
 pub(crate) struct Requests {
@@ -74,7 +72,7 @@ impl Node {
     async fn send(&self, request: Request, write: Bytes, until: Instant) -> Result<Ack> {
         let leader = &self.inner.leader;
         let attempt = || {
-            let (sent, kept) = (write.clone(), write.clone());
+            let write = write.clone();
             let request = match request {
                 _ if planted::is(Bug::WritesWithoutNames) => Request::None,
                 Request::Node(_) if planted::is(Bug::AsksUnderAnotherName) => {
@@ -82,11 +80,13 @@ impl Node {
                 }
                 request => request,
             };
-            leader.have_done(
-                move || message::write(GROUP, &request, &sent),
-                message::read_written,
-                self.write_here(request, kept),
-            )
+            async move {
+                match leader.now() {
+                    Some((id, _)) if id == leader.id => self.write_here(request, write).await,
+                    Some(_) => self.inner.forwarder.write(request, write).await,
+                    None => Err(Error::NoLeader { reason: "none is known here".into() }),
+                }
+            }
         };
         leader.insist(until, attempt).await
     }
