@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use lumen_benches::Random;
 
-use crate::Options;
 use crate::client::{Client, DOCUMENTS};
 use crate::nodes::{Cluster, System};
+use crate::options::Options;
 use crate::throughput::{document, hex};
 
 pub(crate) const OPTIONS: &[(&str, &str)] =

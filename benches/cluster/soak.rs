@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use lumen_benches::{Random, word};
 
-use crate::Options;
 use crate::client::{Client, DOCUMENTS, Newest};
 use crate::nodes::{Cluster, System, Takes};
+use crate::options::Options;
 use crate::throughput::document;
 
 pub(crate) const OPTIONS: &[(&str, &str)] = &[("--seconds", "1800"), ("--clients", "96")];

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use lumen_benches::{Random, prose};
 
-use crate::Options;
 use crate::client::{Client, DOCUMENTS, Newest};
-use crate::nodes::{Cluster, System};
+use crate::nodes::{Cluster, System, cpu};
+use crate::options::Options;
 
 pub(crate) const OPTIONS: &[(&str, &str)] =
     &[("--seconds", "10"), ("--rounds", "3"), ("--systems", "lumen,etcd"), ("--clients", "1,16,64,256")];
@@ -54,7 +54,9 @@ struct Figures {
     per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
-    /// Processors that the clients took, of those of the machine.
+    /// Processor time of all nodes for one operation, which says more than a rate where others use the machine.
+    cpu_us: f64,
+    /// Processors that the clients took.
     clients_cpu: f64,
 }
 
@@ -115,15 +117,6 @@ pub(crate) fn document(random: &mut Random, number: u64) -> String {
     format!(r#"{{"text":"{words}","number":{number}}}"#)
 }
 
-/// Processor time of this process.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = stat.rsplit(')').next().unwrap_or_default();
-    let ticks: u64 =
-        after.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
-}
-
 async fn measure(cluster: &Cluster, work: Work, clients: u64, seconds: u64, keys: &mut u64) -> Figures {
     let leader = cluster.leader().await;
     let followers: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
@@ -150,17 +143,19 @@ async fn measure(cluster: &Cluster, work: Work, clients: u64, seconds: u64, keys
         .map(|(one, number)| tokio::spawn(client(one, number, work, begin, end)))
         .collect();
     tokio::time::sleep_until(begin.into()).await;
-    let cpu_before = cpu();
+    let before = (cluster.cpu(), cpu("self"));
     let mut all = Histogram::<u64>::new(3).expect("three digits");
     for task in tasks {
         all.add(task.await.expect("a client")).expect("the same kind");
     }
     let spent = begin.elapsed().as_secs_f64();
+    let nodes_cpu = cluster.cpu() - before.0;
     Figures {
         per_second: all.len() as f64 / spent,
         p50_ms: all.value_at_quantile(0.5) as f64 / 1e3,
         p99_ms: all.value_at_quantile(0.99) as f64 / 1e3,
-        clients_cpu: (cpu() - cpu_before).as_secs_f64() / spent,
+        cpu_us: nodes_cpu.as_secs_f64() * 1e6 / all.len() as f64,
+        clients_cpu: (cpu("self") - before.1).as_secs_f64() / spent,
     }
 }
 
@@ -214,14 +209,17 @@ pub(crate) async fn run(options: &Options) -> bool {
 fn print(systems: &[System], found: &BTreeMap<(Work, u64), Vec<Vec<Figures>>>) {
     print!("| what | clients |");
     for system in systems {
-        print!(" {system:?}: ops/s | p50 · p99, ms | clients' share of a processor |");
+        print!(
+            " {system:?}: ops/s | p50 · p99, ms | processor time of the nodes, µs an op; of the clients, % |"
+        );
     }
     println!(" ratio |\n|---|---|{}---|", "---|---|---|".repeat(systems.len()));
     for ((work, clients), of_systems) in found {
         print!("| {} | {clients} |", work.name(systems[0]));
         let medians: Vec<Figures> = of_systems.iter().map(|rounds| median(rounds)).collect();
         for it in &medians {
-            print!(" {:.0} | {:.2} · {:.1} | {:.2} |", it.per_second, it.p50_ms, it.p99_ms, it.clients_cpu);
+            print!(" {:.0} | {:.2} · {:.1} |", it.per_second, it.p50_ms, it.p99_ms);
+            print!(" {:.0}; {:.0} |", it.cpu_us, it.clients_cpu * 100.0);
         }
         println!(" {:.2} |", medians[0].per_second / medians[medians.len() - 1].per_second);
     }
