@@ -44,7 +44,15 @@ impl Database {
         Ok(acks)
     }
 
-    fn wait_for_memory(&self) -> Result<()> {
+    /// Whether applying more would wait for memory.
+    pub fn is_behind(&self) -> bool {
+        self.inner.store.is_behind()
+    }
+
+    /// Waits until there is memory for more, as [`Database::apply`] does before all else.
+    ///
+    /// Errors: those that ended the database; [`Error::Closed`] when it is closed meanwhile.
+    pub fn wait_for_memory(&self) -> Result<()> {
         let store = &self.inner.store;
         while !self.inner.threads.lock().is_empty() && store.is_behind() {
             if let Some(error) = self.failure() {

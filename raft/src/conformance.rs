@@ -27,7 +27,7 @@ fn setup(vfs: &Memory, threaded: bool) -> LogSetup {
 }
 
 fn open(vfs: &Memory, threaded: bool) -> (LogStore, StateMachine) {
-    let home = Home { vfs: Arc::new(vfs.clone()), dir: PathBuf::from("/node") };
+    let home = Home { vfs: Arc::new(vfs.clone()), dir: PathBuf::from("/node"), threaded: false };
     let options = Options { vfs: home.vfs.clone(), threads: 0, ..Options::default() };
     let db = Database::open_replica(&home.dir, options).expect("opens");
     let log = LogStore::open(&home.dir.join("raft"), setup(vfs, threaded)).expect("opens");

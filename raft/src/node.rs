@@ -29,7 +29,7 @@ use crate::propose::Coalescer;
 use crate::read::{Barrier, Progress};
 use crate::snapshot::Home;
 use crate::state_machine::{Place, StateMachine};
-use crate::types::{GROUP, LogId, Member, TypeConfig, spawn};
+use crate::types::{GROUP, LogId, Member, TypeConfig, blocking, spawn};
 use crate::upkeep;
 use crate::write::Requests;
 
@@ -180,7 +180,7 @@ impl Node {
     ///
     /// To be called on a tokio runtime, on which the node's tasks then run.
     pub async fn open(options: NodeOptions, transport: Arc<dyn Transport>) -> Result<Node> {
-        let home = Home { vfs: options.database.vfs.clone(), dir: options.dir.clone() };
+        let home = Home::of(&options.dir, &options.database);
         let db = Database::open_replica(&options.dir, options.database.clone())?;
         let setup = LogSetup::of(&db, &options.database, options.tail_bytes);
         let log = LogStore::open(&options.dir.join(FOLDER), setup)?;
@@ -287,16 +287,12 @@ impl Node {
         raft.trigger().purge_log(upto).await.map_err(stopped)
     }
 
-    /// Runs what waits for the disk where that holds up nobody; here, if this node has no threads.
+    /// Runs what waits for the disk where that holds up nobody.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if self.inner.options.database.threads == 0 {
-            return work();
-        }
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Error::Stopped { reason: error.to_string() })?
+        blocking(self.inner.home.threaded, work).await
     }
 
     /// Counters of the log.

@@ -3,7 +3,7 @@
 //! Nothing is copied to make one. Who sends one holds a set of files and reads from them; who receives one puts the files
 //! that it lacks into a folder, has them checked, and then replaces everything by one manifest edit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lumen_engine::vfs::Vfs;
@@ -20,6 +20,15 @@ use crate::transfer::Staging;
 pub(crate) struct Home {
     pub vfs: Arc<dyn Vfs>,
     pub dir: PathBuf,
+    /// Whether what waits for the disk may have threads of its own.
+    pub threaded: bool,
+}
+
+impl Home {
+    /// Of a database that was opened in a folder with these options.
+    pub(crate) fn of(dir: &Path, options: &lumen::Options) -> Home {
+        Home { vfs: options.vfs.clone(), dir: dir.to_owned(), threaded: options.threads > 0 }
+    }
 }
 
 /// What openraft hands from one end to the other.

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::read::Progress;
 use crate::snapshot::{Home, SnapshotData};
-use crate::types::{Applied, Entry, LogId, StoredMembership, TypeConfig};
+use crate::types::{Applied, Entry, LogId, StoredMembership, TypeConfig, blocking};
 
 type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -151,6 +151,15 @@ impl StateMachine {
         Ok(Snapshot { meta, snapshot })
     }
 
+    /// Where there is none for what comes next, a thread waits that others do not need.
+    async fn wait_for_memory(&self) -> io::Result<()> {
+        if !self.db.is_behind() {
+            return Ok(());
+        }
+        let db = self.db.clone();
+        blocking(self.home.threaded, move || Ok(db.wait_for_memory()?)).await.map_err(io::Error::other)
+    }
+
     fn apply_batch(&self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let (entries, responders): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let acks = self.apply_all(&entries).map_err(io::Error::other)?;
@@ -186,9 +195,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             batch.push((entry, responder));
             if bytes >= APPLY_BYTES_MAX {
                 bytes = 0;
+                self.wait_for_memory().await?;
                 self.apply_batch(&mut batch)?;
             }
         }
+        self.wait_for_memory().await?;
         self.apply_batch(&mut batch)
     }
 
@@ -199,7 +210,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
         let mut place = match planted::is(Bug::SnapshotNotInstalled) {
             true => snapshot.place().map_err(io::Error::other)?,
-            false => snapshot.install(&self.db, &self.home).map_err(io::Error::other)?,
+            false => {
+                let (db, home) = (self.db.clone(), self.home.clone());
+                let installed = blocking(self.home.threaded, move || snapshot.install(&db, &home)).await;
+                installed.map_err(io::Error::other)?
+            }
         };
         if planted::is(Bug::SnapshotWithoutMembers) {
             place.membership = self.place().membership;
@@ -227,7 +242,8 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         if snapshot.meta.last_log_id == self.place().applied {
             return Ok(snapshot);
         }
-        self.db.flush().map_err(io::Error::other)?;
+        let db = self.db.clone();
+        blocking(self.home.threaded, move || Ok(db.flush()?)).await.map_err(io::Error::other)?;
         self.pin().map_err(io::Error::other)
     }
 }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use lumen::Ack;
 use openraft::alias;
 
+use crate::error::{Error, Result};
+
 /// The only group there is so far; records and messages carry its number.
 pub(crate) const GROUP: u32 = 0;
 
@@ -32,6 +34,18 @@ where
     F::Output: Send + 'static,
 {
     <Runtime as openraft::AsyncRuntime>::spawn(task)
+}
+
+/// Runs what waits for the disk on another thread, where it holds up nobody; here, if the node is to have no threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    threaded: bool,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if !threaded {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Stopped { reason: error.to_string() })?
 }
 
 pub(crate) type LogId = alias::LogIdOf<TypeConfig>;

@@ -74,7 +74,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Standalone(standalone) => on_runtime(standalone.run()),
-        Command::Cluster(cluster) => on_runtime(cluster.run()),
+        Command::Cluster(cluster) => on_threads(2.max(cores()), cluster.run()),
         Command::Demo(demo) => on_runtime(demo.run()),
         Command::Import(import) => on_runtime(import.run()),
         Command::Search(search) => on_runtime(search.run()),
@@ -106,14 +106,21 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if broken_pipe { 0 } else { exit::REFUSED }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 /// Runs a command that waits for the network.
 ///
 /// A write may sync on the thread that proposes it, so there has to be a thread more than cores, and never fewer than
-/// three: while two wait for the disk the third still accepts, answers and joins their group.
+/// three: while two wait for the disk the third still accepts, answers and joins their group. A node of a cluster has a
+/// thread for its log instead, and more threads than cores would only wake one another.
 fn on_runtime(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(3.max(cores + 1)).enable_all().build()?;
+    on_threads(3.max(cores() + 1), command)
+}
+
+fn on_threads(threads: usize, command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let result = runtime.block_on(command);
     // Whatever still runs on a blocking thread (a read of stdin, say) must not hold up the end.
     runtime.shutdown_background();
