@@ -13,10 +13,11 @@ use crate::codec;
 use crate::error::{Error, Result};
 use crate::membership::Change;
 use crate::message::{self, Request};
+use crate::metrics::Meters;
 use crate::network::{Answers, TransportError};
 use crate::node::{Identity, Node, stopped};
 use crate::read::read_index;
-use crate::snapshot::{Received, SnapshotData};
+use crate::snapshot::{Home, Received, SnapshotData};
 use crate::transfer::{self, Staging};
 use crate::types::{GROUP, TypeConfig};
 
@@ -31,6 +32,24 @@ pub(crate) struct Receiving {
     digest: u64,
     manifest: Bytes,
     staging: Staging,
+    /// When the last of it came.
+    heard: Instant,
+}
+
+impl Receiving {
+    /// Makes ready for what another node offers.
+    fn begin(manifest: Bytes, home: &Home, meters: &Meters) -> Result<Receiving> {
+        let staging = Staging::open(home.vfs.clone(), &home.dir, &manifest)?;
+        meters.resumed.add(u64::from(!staging.is_empty()));
+        Ok(Receiving { digest: transfer::digest(&manifest), manifest, staging, heard: Instant::now() })
+    }
+
+    /// Counts a piece.
+    fn received(&mut self, len: usize, meters: &Meters) {
+        let took = std::mem::replace(&mut self.heard, Instant::now()).elapsed();
+        meters.received_bytes.add(len as u64);
+        meters.receiving_nanos.add(took.as_nanos() as u64);
+    }
 }
 
 impl Node {
@@ -88,7 +107,13 @@ impl Node {
                 message::voted(&raft.pre_vote(request).await.map_err(|error| fatal(error.to_string()))?)
             }
             Request::Transfer(request) => {
+                let elections = &self.inner.meters.elections;
+                let is_for_me = *request.to_node_id() == self.inner.id;
+                elections.hand(is_for_me.then_some(request.from_leader().leader_id.term));
                 let taken = raft.handle_transfer_leader(request).await;
+                if !matches!(taken, Ok(Ok(()))) {
+                    elections.hand(None);
+                }
                 message::transferred(&taken.map_err(|error| fatal(error.to_string()))?)
             }
             Request::Writes(writes) => {
@@ -141,19 +166,22 @@ impl Node {
         match request {
             transfer::Request::Offer { manifest } => {
                 let (db, home) = (inner.db.clone(), inner.home.clone());
+                let meters = inner.meters.clone();
                 let offered = self.blocking(move || {
-                    let staging = Staging::open(home.vfs, &home.dir, &manifest)?;
-                    let wanted = staging.wanted(&db, &manifest)?;
-                    Ok((Receiving { digest: transfer::digest(&manifest), manifest, staging }, wanted))
+                    let offered = Receiving::begin(manifest, &home, &meters)?;
+                    let wanted = offered.staging.wanted(&db, &offered.manifest)?;
+                    Ok((offered, wanted))
                 });
                 let (offered, wanted) = offered.await?;
                 *receiving = Some(offered);
                 Ok(transfer::wanted_answer(&wanted))
             }
             transfer::Request::Piece { digest, name, offset, bytes } => {
-                let offered = receiving.as_ref().filter(|offered| offered.digest == digest);
-                let staging = offered.ok_or_else(not_offered)?.staging.clone();
+                let offered = receiving.as_mut().filter(|offered| offered.digest == digest);
+                let offered = offered.ok_or_else(not_offered)?;
+                let (staging, len) = (offered.staging.clone(), bytes.len());
                 self.blocking(move || staging.put(&name, offset, &bytes)).await?;
+                offered.received(len, &inner.meters);
                 Ok(Bytes::from_static(&[0]))
             }
             transfer::Request::Install { vote, digest } => {
@@ -183,4 +211,38 @@ impl Node {
 
 fn not_offered() -> Error {
     Error::Io { reason: "a piece of a snapshot that was not offered".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use lumen_engine::vfs::memory::Memory;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_is_offered_again_goes_on_and_another_one_begins() {
+        let (home, meters) = (
+            Home { vfs: Arc::new(Memory::new()), dir: PathBuf::from("/node"), threaded: false },
+            Meters::default(),
+        );
+        let begin = |manifest: &'static [u8]| {
+            let receiving = Receiving::begin(Bytes::from_static(manifest), &home, &meters).expect("begins");
+            (receiving, meters.resumed.read())
+        };
+        let (mut first, resumed) = begin(b"some files");
+        assert_eq!(resumed, 0);
+        assert_eq!(begin(b"some files").1, 0, "nothing of it had come");
+        first.staging.put("1.sst", 0, b"piece").expect("taken");
+        tokio::time::advance(Duration::from_millis(30)).await;
+        first.received(5, &meters);
+        tokio::time::advance(Duration::from_millis(10)).await;
+        first.received(5, &meters);
+        assert_eq!(meters.received_bytes.read(), 10);
+        assert_eq!(meters.receiving_nanos.read(), 40_000_000);
+        assert_eq!(begin(b"some files").1, 1);
+        assert_eq!(begin(b"other files").1, 1, "what had come is of no use to it");
+    }
 }

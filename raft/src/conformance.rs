@@ -23,6 +23,7 @@ fn setup(vfs: &Memory, threaded: bool) -> LogSetup {
         random: || 42,
         clock: || 0,
         base: 0,
+        meters: Arc::default(),
     }
 }
 
@@ -31,7 +32,8 @@ fn open(vfs: &Memory, threaded: bool) -> (LogStore, StateMachine) {
     let options = Options { vfs: home.vfs.clone(), threads: 0, ..Options::default() };
     let db = Database::open_replica(&home.dir, options).expect("opens");
     let log = LogStore::open(&home.dir.join("raft"), setup(vfs, threaded)).expect("opens");
-    (log, StateMachine::new(db, home).expect("opens"))
+    let machine = StateMachine::new(db, home, log.meters().clone()).expect("opens");
+    (log, machine)
 }
 
 struct Builder {

@@ -79,6 +79,7 @@ pub fn check(dir: &Path, vfs: Arc<dyn Vfs>) -> Result<Option<u64>> {
         random: || 0,
         clock: || 0,
         base: 0,
+        meters: Arc::default(),
     };
     let log = LogStore::open(&folder, setup)?;
     let (first, end) = log.entries();

@@ -1,6 +1,7 @@
 //! Who leads, and having something done there: here if this node leads, otherwise by asking the node that does, and asking
 //! again as long as there is time when another one takes over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::metrics::{Counter, Meters};
 use crate::network::{Lane, Network, TransportError};
 use crate::node::Raft;
 use crate::types::Member;
@@ -23,6 +25,7 @@ pub(crate) struct Leader {
     pub network: Network,
     /// This node.
     pub id: u64,
+    pub meters: Arc<Meters>,
 }
 
 impl Leader {
@@ -52,9 +55,11 @@ impl Leader {
         }
     }
 
-    /// Has `here` done if this node leads; otherwise asks the leader by `request`, until another one leads.
+    /// Has `here` done if this node leads; otherwise asks the leader by `request`, until another one leads, and notes
+    /// that in `forwards`.
     pub(crate) async fn have_done<T>(
         &self,
+        forwards: &Counter,
         request: impl FnOnce() -> Bytes,
         read: impl FnOnce(&Bytes) -> Option<Result<T>>,
         here: impl Future<Output = Result<T>>,
@@ -64,6 +69,7 @@ impl Leader {
         if leader == self.id {
             return here.await;
         }
+        forwards.add(1);
         // Whatever goes wrong from here on: it may have been done before.
         let unknown = |reason: String| Error::Unknown { reason: format!("node {leader} {reason}") };
         tokio::select! {

@@ -7,12 +7,13 @@
 //! how one that is far behind gets files instead of entries. [`node`] is all of it together: `leader` has something done where
 //! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be,
 //! [`membership`] who is in the cluster, `answer` answers other nodes, and `upkeep` is what a node does by itself. [`error`] is
-//! what can go wrong, [`inspect`] looks at files.
+//! what can go wrong, [`metrics`] what is counted, [`inspect`] looks at files.
 #![forbid(unsafe_code)]
 
 pub mod error;
 pub mod inspect;
 pub mod membership;
+pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod read;
@@ -38,6 +39,7 @@ mod write;
 
 pub use crate::error::Error;
 pub use crate::membership::Change;
+pub use crate::metrics::Metrics;
 pub use crate::node::{Identity, Node, NodeOptions, Status, Timing};
 pub use crate::read::Consistency;
 pub use crate::types::Member;

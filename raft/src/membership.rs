@@ -127,6 +127,7 @@ impl Node {
                 _ => {}
             }
             let done = leader.have_done(
+                &leader.meters.forwarded_changes,
                 || message::change(GROUP, &change),
                 message::read_changed,
                 self.change_here(change.clone()),

@@ -24,6 +24,7 @@ use crate::leader::Leader;
 use crate::log::{LogSetup, LogStore};
 use crate::membership::{Change, live};
 use crate::message;
+use crate::metrics::Meters;
 use crate::network::{Network, Transport, TransportError};
 use crate::propose::Coalescer;
 use crate::read::{Barrier, Progress};
@@ -145,6 +146,7 @@ pub(crate) struct Inner {
     pub forwarder: Coalescer,
     pub barrier: Barrier,
     pub progress: watch::Receiver<Progress>,
+    pub meters: Arc<Meters>,
     /// Until then it votes for nobody: it may have promised a lease in its former life.
     pub guarded_until: Instant,
     pub requests: Mutex<Requests>,
@@ -199,14 +201,15 @@ impl Node {
                 id
             }
         };
-        let machine = StateMachine::new(db.clone(), home.clone())?;
+        let machine = StateMachine::new(db.clone(), home.clone(), log.meters().clone())?;
         replay(&log, &machine, log.committed().map_or(0, |committed| committed.index + 1))?;
         let config = config(&options.timing)?;
         let network = Network { transport: transport.clone(), group: GROUP };
         let timing = options.timing;
         let raft = Raft::new(id, config.into(), network.clone(), log.clone(), machine.clone()).await;
         let raft = raft.map_err(stopped)?;
-        let leader = Leader { raft: raft.clone(), network, id };
+        let meters = log.meters().clone();
+        let leader = Leader { raft: raft.clone(), network, id, meters: meters.clone() };
         // Nobody else could have heard a promise of a node that votes alone.
         let alone = raft.voter_ids().all(|voter| voter == id);
         let guard = Duration::from_millis(if alone { 0 } else { timing.election_ms_max });
@@ -215,10 +218,11 @@ impl Node {
             requests: Mutex::new(Requests::new(id, log.boot())),
             receiving: Arc::default(),
             changing: tokio::sync::Mutex::default(),
-            coalescer: Coalescer::to_log(raft.clone(), options.database.clock),
+            coalescer: Coalescer::to_log(raft.clone(), options.database.clock, meters.clone()),
             forwarder: Coalescer::to_leader(leader.clone()),
             barrier: Barrier::start(leader.clone(), Duration::from_millis(timing.election_ms_max)),
             progress: machine.progress(),
+            meters,
             tasks: Mutex::default(),
             id,
             home,

@@ -13,10 +13,12 @@ use futures_util::future::BoxFuture;
 use lumen::{Ack, Request};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::leader::Leader;
 use crate::message;
+use crate::metrics::Meters;
 use crate::node::Raft;
 use crate::types::{GROUP, Proposed, spawn};
 
@@ -37,12 +39,13 @@ const CHANGE_AGAIN: Duration = Duration::from_millis(100);
 /// Writes with the names under which they are done once.
 pub(crate) type Writes = Vec<(Request, Bytes)>;
 
-/// What became of each write of a group; or of all of them.
+/// What became of each write of a group; or of all of them. The time is when the first of them was handed in.
 type Handed = BoxFuture<'static, Result<Vec<Result<Ack>>>>;
 
 struct Waiting {
     request: Request,
     write: Bytes,
+    since: Instant,
     done: oneshot::Sender<Result<Ack>>,
 }
 
@@ -55,15 +58,23 @@ pub(crate) struct Coalescer {
 
 impl Coalescer {
     /// Packs into entries of this node's log, and answers when they are committed and applied here.
-    pub(crate) fn to_log(raft: Raft, clock: fn() -> u64) -> Coalescer {
-        Coalescer::start(move |writes| {
+    pub(crate) fn to_log(raft: Raft, clock: fn() -> u64, meters: Arc<Meters>) -> Coalescer {
+        Coalescer::start(move |writes, since| {
             // Before anything is waited for: the times of entries are in the entries' order.
             let parts: Vec<(Request, &[u8])> =
                 writes.iter().map(|(request, it)| (*request, &it[..])).collect();
             let entry = Proposed(Bytes::from(lumen::entry::encode(clock(), &parts)));
-            let raft = raft.clone();
+            let (raft, meters, count) = (raft.clone(), meters.clone(), writes.len() as u64);
             Box::pin(async move {
-                let written = raft.client_write(entry).await.map_err(write_error)?;
+                let written = raft.client_write(entry).await.map_err(write_error).inspect_err(|error| {
+                    let counter = match error {
+                        Error::NotLeader { .. } => &meters.writes_not_led,
+                        _ => &meters.writes_unknown,
+                    };
+                    counter.add(count);
+                })?;
+                meters.propose.add_since(since);
+                meters.writes_applied.add(count);
                 Ok(written.data.0.into_iter().map(Ok).collect())
             })
         })
@@ -71,22 +82,23 @@ impl Coalescer {
 
     /// Packs into messages to the node that leads.
     pub(crate) fn to_leader(leader: Leader) -> Coalescer {
-        Coalescer::start(move |writes| {
+        Coalescer::start(move |writes, _| {
             let leader = leader.clone();
             Box::pin(async move {
                 let count = writes.len();
                 let read = |answer: &Bytes| message::read_written(answer).filter(|acks| acks.len() == count);
                 // This node may lead by now: then the writes are handed to it when they are tried again.
                 let here = async { Err(Error::NoLeader { reason: "this node took over just now".into() }) };
-                let acks =
-                    leader.have_done(|| message::write(GROUP, &writes), |answer| read(answer).map(Ok), here);
+                let request = || message::write(GROUP, &writes);
+                let forwards = &leader.meters.forwarded_writes;
+                let acks = leader.have_done(forwards, request, |answer| read(answer).map(Ok), here);
                 Ok(acks.await?.into_iter().map(not_stopped).collect())
             })
         })
     }
 
     /// Starts the task that packs; it ends when the last handle is dropped.
-    fn start(hand_on: impl Fn(Writes) -> Handed + Send + 'static) -> Coalescer {
+    fn start(hand_on: impl Fn(Writes, Instant) -> Handed + Send + 'static) -> Coalescer {
         let (queue, waiting) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicUsize::new(0));
         spawn(pack(hand_on, waiting, bytes.clone()));
@@ -102,14 +114,15 @@ impl Coalescer {
         }
         let (done, answer) = oneshot::channel();
         let stopped = || Error::Stopped { reason: "the node is shutting down".into() };
-        self.queue.send(Waiting { request, write, done }).map_err(|_| stopped())?;
+        let since = Instant::now();
+        self.queue.send(Waiting { request, write, since, done }).map_err(|_| stopped())?;
         // Once it is handed over, nobody knows.
         answer.await.map_err(|_| Error::Unknown { reason: "the node stopped meanwhile".into() })?
     }
 }
 
 async fn pack(
-    hand_on: impl Fn(Writes) -> Handed,
+    hand_on: impl Fn(Writes, Instant) -> Handed,
     mut queue: mpsc::UnboundedReceiver<Waiting>,
     bytes: Arc<AtomicUsize>,
 ) {
@@ -117,6 +130,7 @@ async fn pack(
     while let Some(first) = queue.recv().await {
         // While others are under way, more gathers.
         let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let since = first.since;
         let mut len = first.write.len() + HEAD_BYTES;
         let mut group = vec![first];
         while group.len() < WRITES_MAX && len < BYTES_MAX {
@@ -126,7 +140,7 @@ async fn pack(
         }
         let (writes, dones): (Writes, Vec<_>) =
             group.into_iter().map(|one| ((one.request, one.write), one.done)).unzip();
-        let handed = hand_on(writes);
+        let handed = hand_on(writes, since);
         let bytes = bytes.clone();
         spawn(async move {
             let written = handed.await;

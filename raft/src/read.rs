@@ -53,7 +53,7 @@ impl Barrier {
     pub(crate) fn start(leader: Leader, patience: Duration) -> Barrier {
         let (queue, mut waiting) = mpsc::unbounded_channel::<oneshot::Sender<Result<LogId>>>();
         let last = Arc::new(Mutex::new(None));
-        let noted = last.clone();
+        let (noted, meters) = (last.clone(), leader.meters.clone());
         spawn(async move {
             while let Some(first) = waiting.recv().await {
                 let mut all = vec![first];
@@ -64,6 +64,8 @@ impl Barrier {
                 let late = |_| Err(Error::NoLeader { reason: "no leader answered in time".into() });
                 let answer = tokio::time::timeout(patience, ask(&leader)).await.unwrap_or_else(late);
                 if let Ok(id) = answer {
+                    meters.read_index.add_since(sent);
+                    meters.read_index_shared.add(all.len() as u64);
                     *noted.lock() = Some(Round { sent, id });
                 }
                 // Who asked may have gone.
@@ -83,7 +85,9 @@ impl Barrier {
 }
 
 async fn ask(leader: &Leader) -> Result<LogId> {
-    let asked = leader.have_done(|| message::read_index(GROUP), message::read_indexed, read_index(leader));
+    let forwards = &leader.meters.forwarded_reads;
+    let here = read_index(leader);
+    let asked = leader.have_done(forwards, || message::read_index(GROUP), message::read_indexed, here);
     match asked.await {
         // A read has nothing that could have been done.
         Err(Error::Unknown { reason }) => Err(Error::NoLeader { reason }),

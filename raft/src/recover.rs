@@ -68,7 +68,7 @@ impl Stopped {
         let setup = LogSetup { threaded: false, ..LogSetup::of(&db, &options, 1 << 20) };
         let log = LogStore::open(&dir.join(FOLDER), setup)?;
         let Some(id) = log.node() else { return refuse("the node has no number yet".into()) };
-        let machine = StateMachine::new(db.clone(), Home::of(dir, &options))?;
+        let machine = StateMachine::new(db.clone(), Home::of(dir, &options), log.meters().clone())?;
         let place = machine.place();
         let mut membership = place.membership.membership().clone();
         let applied_end = place.applied.map_or(0, |applied| applied.index + 1);

@@ -19,9 +19,11 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::metrics::Meters;
 use crate::planted::{self, Bug};
 use crate::read::Progress;
 use crate::snapshot::{Home, SnapshotData};
@@ -87,14 +89,15 @@ pub(crate) struct StateMachine {
     home: Home,
     place: Arc<Mutex<Place>>,
     progress: Arc<watch::Sender<Progress>>,
+    meters: Arc<Meters>,
 }
 
 impl StateMachine {
     /// Stands where the database's manifest does.
-    pub(crate) fn new(db: Database, home: Home) -> Result<StateMachine> {
+    pub(crate) fn new(db: Database, home: Home, meters: Arc<Meters>) -> Result<StateMachine> {
         let place = Place::decode(&db.durable_position()?)?;
         let progress = Arc::new(watch::Sender::new(progress_of(&place, &db)));
-        Ok(StateMachine { db, home, place: Arc::new(Mutex::new(place)), progress })
+        Ok(StateMachine { db, home, place: Arc::new(Mutex::new(place)), progress, meters })
     }
 
     /// Tells how far it is.
@@ -161,8 +164,17 @@ impl StateMachine {
     }
 
     fn apply_batch(&self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let (begun, seq) = (Instant::now(), self.db.seq());
         let (entries, responders): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
         let acks = self.apply_all(&entries).map_err(io::Error::other)?;
+        self.meters.apply.add_since(begun);
+        self.meters.applied_entries.add(entries.len() as u64);
+        // Each write takes a number; one that was applied before is answered with the number of then.
+        let repeats = acks.iter().flatten().zip(seq + 1..).filter(|(ack, seq)| ack.seq != *seq);
+        self.meters.repeats.add(repeats.count() as u64);
         for (responder, acks) in responders.into_iter().zip(acks) {
             if let Some(responder) = responder {
                 responder.send(Applied(acks));
@@ -208,6 +220,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let begun = Instant::now();
         let mut place = match planted::is(Bug::SnapshotNotInstalled) {
             true => snapshot.place().map_err(io::Error::other)?,
             false => {
@@ -225,6 +238,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         self.progress.send_replace(progress_of(&place, &self.db));
         *self.place.lock() = place;
+        self.meters.install.add_since(begun);
         Ok(())
     }
 

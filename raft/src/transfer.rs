@@ -198,6 +198,11 @@ impl Staging {
             .collect())
     }
 
+    /// Whether nothing of the set has come yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.vfs.list(&self.folder).map_or(true, |names| names.is_empty())
+    }
+
     fn len(&self, name: &str) -> u64 {
         let file = self.vfs.open(&self.folder.join(name), Mode::Read);
         file.and_then(|file| file.len()).unwrap_or(0)

@@ -93,7 +93,12 @@ impl Node {
 
     /// Hands a write to this node's log, if it leads.
     pub(crate) async fn write_here(&self, request: Request, write: Bytes) -> Result<Ack> {
-        self.inner.db.admits()?;
-        self.inner.coalescer.write(request, write).await
+        let refused = || self.inner.meters.writes_refused.add(1);
+        self.inner.db.admits().inspect_err(|_| refused())?;
+        let done = self.inner.coalescer.write(request, write).await;
+        if matches!(done, Err(Error::Busy { .. })) {
+            refused();
+        }
+        done
     }
 }

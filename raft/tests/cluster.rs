@@ -235,6 +235,10 @@ async fn a_leader_that_is_cut_off_is_replaced_and_nothing_is_lost() {
     let refused = alone.write(prepared, None, Duration::from_secs(3)).await;
     assert!(matches!(refused, Err(Error::NoLeader { .. } | Error::Unknown { .. })), "{refused:?}");
     assert!(alone.read_barrier(Duration::from_millis(500)).await.is_err());
+    let metrics = alone.metrics();
+    let given_up: u64 = metrics.proposals.iter().filter(|(what, _)| *what != "applied").map(|(_, n)| n).sum();
+    assert!(given_up > 0, "{metrics:?}");
+    assert!(metrics.quorum_ack_age.is_none_or(|age| age > Duration::from_secs(1)), "{metrics:?}");
     cluster.net.heal();
     assert_eq!(found(&cluster.node(first), "meanwhile").await, 1);
 }
@@ -407,6 +411,8 @@ async fn nodes_join_by_themselves_vote_when_they_have_caught_up_and_leave() {
     cluster.node(2).change(Change::Transfer { to: Some(3) }, PATIENCE).await.expect("handed over");
     let leads = || (cluster.node(3).status().leader == Some(3)).then_some(());
     until("it leads", leads).await;
+    let elections = cluster.node(3).metrics().elections;
+    assert!(elections.iter().any(|(why, count)| *why == "transfer" && *count > 0), "{elections:?}");
     cluster.node(1).change(Change::Remove { id: 3 }, PATIENCE).await.expect("leaves");
     let gone = || Some(cluster.node(1).status()).filter(|status| status.voters == [1, 2]).map(|_| ());
     until("it leaves", gone).await;

@@ -59,6 +59,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        // So begins an election; one that was won is saved again, and says so.
+        if !vote.committed && Some(vote.leader_id.node_id) == self.node() {
+            self.meters().elections.begin(vote.leader_id.term);
+        }
         let durable = LogStore::save_vote(self, vote)?;
         durable.await.map_err(|_| io::Error::other(EngineError::Closed))?
     }

@@ -19,12 +19,14 @@ use lumen_engine::vfs::Vfs;
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::entries::Entries;
 use super::replay::Replay;
 use super::{BASE, BOOT, COMMITTED_BYTES, ENTRY, HEAD_BYTES, NODE, PURGE, TRUNCATE, VOTE};
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::metrics::Meters;
 use crate::planted::{self, Bug};
 use crate::types::{Entry, GROUP, LogId, TypeConfig, Vote};
 
@@ -55,6 +57,8 @@ pub(crate) struct LogSetup {
     pub clock: fn() -> u64,
     /// How many writes the database holds already, for a log that begins.
     pub base: u64,
+    /// What counts.
+    pub meters: Arc<Meters>,
 }
 
 impl LogSetup {
@@ -69,6 +73,7 @@ impl LogSetup {
             random: options.random,
             clock: options.clock,
             base: db.seq(),
+            meters: Arc::default(),
         }
     }
 }
@@ -77,6 +82,13 @@ enum Done {
     Appended(IOFlushed<TypeConfig>),
     Voted(oneshot::Sender<io::Result<()>>),
     Purged(u64),
+}
+
+/// Entries that no sync has begun for yet.
+#[derive(Default)]
+struct Unsynced {
+    entries: u64,
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -90,6 +102,7 @@ struct State {
     entries: Entries,
     /// Entries up to here are durable: only they may leave the tail.
     durable: Option<u64>,
+    unsynced: Unsynced,
     /// Who is to be told when the log is durable so far, and up to which index it is then.
     waiting: VecDeque<(Position, Option<u64>, Done)>,
     closed: bool,
@@ -294,6 +307,8 @@ impl LogStore {
                     [&head(ENTRY)[..], &committed, &codec::entry_head(&entry), codec::entry_body(&entry)];
                 let (record, position) = shared.append(&mut state, &parts)?;
                 state.last = Some(entry.log_id);
+                state.unsynced.entries += 1;
+                state.unsynced.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
                 state.entries.push(entry, record);
                 end = position;
             }
@@ -388,6 +403,11 @@ impl LogStore {
         self.shared.state.lock().entries.before(record)
     }
 
+    /// What counts.
+    pub(crate) fn meters(&self) -> &Arc<Meters> {
+        &self.shared.setup.meters
+    }
+
     /// Counters.
     pub(crate) fn stats(&self) -> LogStats {
         self.shared.log.stats()
@@ -446,10 +466,24 @@ impl Shared {
 
     /// Syncs what has gathered, and tells who waits for it. False when nobody does.
     fn sync_and_tell(&self) -> bool {
-        let Some(upto) = self.state.lock().waiting.back().map(|(position, ..)| *position) else {
-            return false;
+        let (upto, group) = {
+            let mut state = self.state.lock();
+            let Some(upto) = state.waiting.back().map(|(position, ..)| *position) else { return false };
+            // A sync takes along what is appended while it begins: who waits for that is only told, and what he waited for
+            // counts with the next group.
+            let is_due = self.log.durable() < upto;
+            (upto, is_due.then(|| std::mem::take(&mut state.unsynced)))
         };
+        let begun = Instant::now();
         let synced = self.log.sync(upto);
+        if let (Some(group), Ok(())) = (group, &synced) {
+            self.setup.meters.sync.add_since(begun);
+            // A vote has a sync to itself, as a rule.
+            if group.entries > 0 {
+                self.setup.meters.synced_entries.add(group.entries);
+                self.setup.meters.synced_bytes.add(group.bytes);
+            }
+        }
         let mut done = Vec::new();
         {
             let mut state = self.state.lock();

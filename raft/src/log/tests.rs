@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use lumen_engine::vfs::memory::{Crash, Memory};
 use openraft::EntryPayload;
+use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, RaftLogReader};
 use openraft::type_config::TypeConfigExt;
 
@@ -26,6 +27,7 @@ fn open(vfs: &Memory, threaded: bool) -> Result<LogStore> {
         random: || 42,
         clock: || 0,
         base: 0,
+        meters: Arc::default(),
     };
     LogStore::open(Path::new(DIR), setup)
 }
@@ -354,6 +356,22 @@ fn what_is_told_by_the_thread_is_durable() {
         vfs.crash(Crash::DropPending, seed);
         assert_eq!(Content::of(&open(&vfs, true).expect("opens")), content);
     }
+}
+
+#[test]
+fn entries_count_with_the_sync_that_they_share() {
+    let log = open(&Memory::new(), false).expect("opens");
+    let leader_id = LeaderId { term: 1, node_id: 1 };
+    for indexes in [0..1, 1..4] {
+        let (sender, receiver) = TypeConfig::oneshot();
+        let entries = indexes.map(|index| Entry::new_blank(LogId { leader_id, index }));
+        log.append_entries(entries, IOFlushed::signal(sender)).expect("appended");
+        receiver.now_or_never().expect("told").expect("told").expect("durable");
+    }
+    drop(log.save_vote(&Vote { leader_id, committed: true }).expect("saved"));
+    let (meters, shared) = (log.meters(), log.meters().synced_entries.read());
+    assert_eq!((shared.count(), shared.sum), (2, 4.0));
+    assert_eq!((meters.sync.read().count(), meters.synced_bytes.read().count()), (3, 2));
 }
 
 #[test]
