@@ -210,8 +210,13 @@ impl Node {
         let raft = raft.map_err(stopped)?;
         let meters = log.meters().clone();
         let leader = Leader { raft: raft.clone(), network, id, meters: meters.clone() };
-        // Nobody else could have heard a promise of a node that votes alone.
-        let alone = raft.voter_ids().all(|voter| voter == id);
+        // Nobody else could have heard a promise of a node that votes alone. The core itself is asked: what it shows of itself is
+        // empty until it has begun.
+        let voters = raft
+            .with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<Vec<u64>>())
+            .await
+            .map_err(stopped)?;
+        let alone = voters.iter().all(|voter| *voter == id);
         let guard = Duration::from_millis(if alone { 0 } else { timing.election_ms_max });
         let inner = Arc::new(Inner {
             guarded_until: Instant::now() + guard,

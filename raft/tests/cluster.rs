@@ -263,6 +263,22 @@ async fn all_are_stopped_and_started_and_know_everything() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_again_votes_for_nobody_at_first_unless_it_votes_alone() {
+    for members in [BTreeMap::from([(1, member(1))]), [1, 2].map(|id| (id, member(id))).into()] {
+        let mut cluster = Cluster::default();
+        cluster.start(1).await;
+        assert!(!cluster.node(1).metrics().is_guarded, "it has never voted");
+        let count = members.len();
+        cluster.node(1).initialize(members).await.expect("forms");
+        cluster.stop(1).await;
+        cluster.start(1).await;
+        assert_eq!(cluster.node(1).metrics().is_guarded, count > 1, "{count} vote");
+        tokio::time::advance(Duration::from_millis(Timing::LAN_FAST.election_ms_max)).await;
+        assert!(!cluster.node(1).metrics().is_guarded);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_node_gets_files_and_then_the_rest_by_log() {
     let mut cluster = Cluster::form(&[1, 2, 3]).await;
