@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a node of the profile `lan-fast` votes for nobody after its start.
+const GUARD: Duration = Duration::from_millis(250);
+
 /// Nodes over folders and ports of their own.
 struct Cluster {
     folder: TempDir,
@@ -77,12 +80,45 @@ impl Cluster {
         }
     }
 
+    /// What a node counts of its replicated log, as soon as it is so.
+    fn until_counted(&self, id: u64, what: &str, is_so: impl Fn(&Counted) -> bool) -> Counted {
+        let late = Instant::now() + PATIENCE;
+        loop {
+            let counted = Counted(self.nodes[&id].counted());
+            if is_so(&counted) {
+                return counted;
+            }
+            assert!(Instant::now() < late, "at node {id}, {what}: {:#?}", counted.0);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn leader(&self) -> u64 {
         let (any, _) = self.nodes.first_key_value().expect("a node");
         let leads = |metrics: &Value| {
             metrics["current_leader"].as_u64().is_some_and(|id| self.nodes.contains_key(&id))
         };
         self.until(*any, "there is a leader", leads)["current_leader"].as_u64().expect("a number")
+    }
+}
+
+/// Numbers of a node at a moment.
+struct Counted(BTreeMap<String, f64>);
+
+impl Counted {
+    /// One of the replicated log's, if it is shown.
+    fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(&format!("lumen_raft_{name}")).copied()
+    }
+
+    /// One that is always shown.
+    fn of(&self, name: &str) -> f64 {
+        self.get(name).unwrap_or_else(|| panic!("{name} is not in {:#?}", self.0))
+    }
+
+    /// How old the leader's news of a node is, in seconds.
+    fn age(&self, id: u64) -> Option<f64> {
+        self.get(&format!("peer_ack_age_seconds{{peer=\"{id}\"}}"))
     }
 }
 
@@ -139,8 +175,45 @@ fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
         }
     }
 
-    // The leader dies; whoever writes through another node sees no error.
+    // Each counts what it did, and the leader hears of the others.
     let leader = cluster.leader();
+    let mut sums = [0.0; 3];
+    for id in [1, 2, 3] {
+        let counted =
+            cluster.until_counted(id, "the leader hears of the others, and nobody else", |counted| {
+                let is_new = |age: Option<f64>| age.is_some_and(|age| age < 1.0);
+                let quorum = counted.get("quorum_ack_age_seconds");
+                let mut ages =
+                    [1, 2, 3].into_iter().filter(|other| *other != id).map(|other| counted.age(other));
+                match id == leader {
+                    true => is_new(quorum) && ages.all(is_new),
+                    false => quorum.is_none() && ages.all(|age| age.is_none()),
+                }
+            });
+        assert!(counted.age(id).is_none(), "it needs no news of itself");
+        for what in
+            ["wal_fsync_seconds", "wal_group_bytes", "apply_seconds", "apply_batch", "readindex_seconds"]
+        {
+            let count = counted.of(&format!("{what}_count"));
+            assert!(count > 0.0, "{what} at node {id}");
+            assert_eq!(counted.of(&format!("{what}_bucket{{le=\"+Inf\"}}")), count, "{what} at node {id}");
+            assert!(counted.of(&format!("{what}_sum")) > 0.0, "{what} at node {id}");
+        }
+        // Each has four writes in its log, and made them durable.
+        assert!(counted.of("wal_group_entries_sum") >= 4.0 && counted.of("apply_batch_sum") >= 4.0);
+        assert!(counted.of("readindex_shared_sum") >= counted.of("readindex_shared_count"));
+        assert_eq!(counted.of("elections_total{reason=\"formed\"}"), f64::from(id == 1));
+        assert_eq!((counted.of("protocol_version"), counted.of("boot_guard_active")), (1.0, 0.0));
+        let names = [
+            "proposals_total{result=\"applied\"}",
+            "propose_seconds_count",
+            "forward_total{reason=\"write\"}",
+        ];
+        sums = std::array::from_fn(|n| sums[n] + counted.of(names[n]));
+    }
+    assert!(sums[0] >= 4.0 && sums[1] >= 1.0 && sums[2] >= 1.0, "{sums:?}");
+
+    // The leader dies; whoever writes through another node sees no error.
     cluster.nodes.remove(&leader).expect("it runs").kill();
     let survivor = *cluster.nodes.keys().next().expect("two are left");
     for n in 0..20 {
@@ -152,8 +225,24 @@ fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
     let shown = cluster.nodes[&cluster.leader()].get("/cluster").json();
     assert!(shown["summary"].as_str().is_some_and(|text| text.contains("no answer from node")), "{shown}");
 
+    let next = cluster.leader();
+    let survivor = [1, 2, 3].into_iter().find(|id| ![leader, next].contains(id)).expect("a third");
+    let counted = cluster.until_counted(next, "one is missed", |counted| {
+        let is_new = |age: Option<f64>| age.is_some_and(|age| age < 1.0);
+        counted.age(leader).is_some_and(|age| age > 1.0)
+            && is_new(counted.age(survivor))
+            && is_new(counted.get("quorum_ack_age_seconds"))
+    });
+    assert!(counted.of("elections_total{reason=\"no_leader\"}") >= 1.0);
+
     // It comes back, and has what it missed.
+    let begun = Instant::now();
     cluster.start(leader, &["--request-timeout", "5s"]);
+    let counted = Counted(cluster.nodes[&leader].counted());
+    if begun.elapsed() < GUARD {
+        assert_eq!(counted.of("boot_guard_active"), 1.0);
+    }
+    cluster.until_counted(leader, "it may vote", |counted| counted.of("boot_guard_active") == 0.0);
     assert_eq!(cluster.nodes[&leader].get("/collections/books/documents/c19").status, 200);
     assert_eq!(cluster.nodes[&leader].find("after&consistency=linearizable").1, 20);
 
@@ -168,6 +257,7 @@ fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
     for id in [1, 2, 3] {
         assert_eq!(cluster.nodes[&id].find("kept&consistency=linearizable").1, 3, "at node {id}");
         assert_eq!(cluster.metrics(id)["voters"], json!([1, 2, 3]));
+        assert!(Counted(cluster.nodes[&id].counted()).of("durable_index") > 20.0, "all was in its files");
     }
 
     // One of three decides nothing, and says so; what it has can be read by who asks for no more.
@@ -195,6 +285,11 @@ fn a_write_under_a_key_is_done_once_and_a_token_is_waited_for() {
         assert_eq!((again.status, again.json()), (201, first.json()), "at node {id}");
     }
     assert_eq!(cluster.nodes[&3].find("once&consistency=linearizable").1, 1);
+    for id in [1, 2, 3] {
+        cluster.until_counted(id, "three were answered as before", |counted| {
+            counted.of("dedup_hits_total") >= 3.0
+        });
+    }
     let other = cluster.nodes[&1].send("POST", path, &key, br#"{"title":"twice"}"#);
     other.is_error(422, "idempotency_mismatch");
     // A token from the future is not there in time.
@@ -237,6 +332,13 @@ fn a_node_that_stood_alone_becomes_a_cluster_with_all_it_holds() {
     cluster.start(2, &["--join", &first]);
     assert_eq!(cluster.nodes[&2].find("before&consistency=linearizable").1, 30);
     cluster.until(2, "both vote", |metrics| metrics["voters"] == json!([1, 2]));
+    let counted = Counted(cluster.nodes[&2].counted());
+    for name in
+        ["snapshot_bytes_total", "snapshot_seconds_total", "install_seconds_count", "install_seconds_sum"]
+    {
+        assert!(counted.of(name) > 0.0, "{name}");
+    }
+    assert_eq!(Counted(cluster.nodes[&1].counted()).of("snapshot_bytes_total"), 0.0, "it sent them");
     // Another one that holds data cannot be made to follow.
     let other = Server::start(&cluster.folder.path().join("3"), &[]);
     other.make_books();

@@ -19,7 +19,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 /// The version of what nodes say to one another; nodes of different ones do not talk.
-const PROTOCOL: u64 = 1;
+pub(crate) const PROTOCOL: u64 = 1;
 /// Bytes of a message, at most: a batch of documents in one entry, and some room.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 

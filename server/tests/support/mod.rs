@@ -168,6 +168,17 @@ impl Server {
         self.send("DELETE", path, &[], b"")
     }
 
+    /// What `/metrics` shows, by name and labels as they stand there.
+    pub(crate) fn counted(&self) -> BTreeMap<String, f64> {
+        let text = self.get("/metrics").text();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let read = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_string(), value.parse().ok()?))
+        };
+        samples.map(|line| read(line).unwrap_or_else(|| panic!("{line}"))).collect()
+    }
+
     /// Makes a collection of books.
     pub(crate) fn make_books(&self) {
         let mapping = r#"{"fields":{"title":{"type":"text"},"genre":{"type":"keyword"},"year":{"type":"i64"},

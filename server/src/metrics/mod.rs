@@ -1,14 +1,16 @@
 //! What is counted, as OpenMetrics text at `/metrics`.
 //!
 //! Requests are counted as they happen. What the database counts itself (syncs, groups, memory, levels, segments) is
-//! read from `Database::stats` when somebody asks, so that nothing is counted twice.
+//! read from `Database::stats` when somebody asks, so that nothing is counted twice. What a node of a cluster shows beside is in
+//! `raft`.
+
+mod raft;
 
 use std::fmt;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use lumen::{EngineStats, Stats};
-use lumen_raft::Node;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -156,7 +158,7 @@ impl Collector for StoreCollector {
         family(&mut encoder, "level_bytes", "Bytes of tables by level", "level", MetricType::Gauge, bytes)?;
 
         if let Store::Cluster(node) = &self.store {
-            encode_raft(&mut encoder, node)?;
+            raft::encode(&mut encoder, node)?;
         }
         let columns = [
             ("documents", "Live documents", MetricType::Gauge),
@@ -175,35 +177,6 @@ impl Collector for StoreCollector {
         }
         Ok(())
     }
-}
-
-/// Where this node is in the replicated log, and who else is there.
-fn encode_raft(encoder: &mut DescriptorEncoder<'_>, node: &Node) -> fmt::Result {
-    let (status, log) = (node.status(), node.log_stats());
-    gauge(encoder, "raft_term", "The term this node is in", status.term)?;
-    gauge(encoder, "raft_is_leader", "1 if this node leads", u64::from(status.leader == Some(status.id)))?;
-    gauge(encoder, "raft_leader_id", "Who leads; 0 when nobody is known to", status.leader.unwrap_or(0))?;
-    let index = |index: Option<u64>| index.unwrap_or(0);
-    gauge(encoder, "raft_last_index", "The last entry of the log", index(status.last_log_index))?;
-    let help = "The last entry known to be committed";
-    gauge(encoder, "raft_commit_index", help, index(status.committed_index))?;
-    gauge(encoder, "raft_applied_index", "The last entry applied", index(status.applied_index))?;
-    gauge(
-        encoder,
-        "raft_purged_index",
-        "The last entry that the log has let go",
-        index(status.purged_index),
-    )?;
-    gauge(encoder, "raft_voters", "Nodes that vote", status.voters.len() as u64)?;
-    gauge(encoder, "raft_members", "Nodes in the cluster", status.members.len() as u64)?;
-    let last = index(status.last_log_index);
-    let lags = status.replicated.iter().filter(|(id, _)| **id != status.id);
-    let lags = lags.map(|(id, at)| (id.to_string(), last.saturating_sub(index(*at))));
-    let help = "Entries a node is behind, as the leader sees it";
-    family(encoder, "raft_peer_lag_entries", help, "peer", MetricType::Gauge, lags)?;
-    counter(encoder, "raft_log_syncs", "Syncs of the replicated log", log.syncs)?;
-    counter(encoder, "raft_log_records", "Records written to it", log.records)?;
-    counter(encoder, "raft_log_bytes", "Bytes written to it", log.bytes)
 }
 
 /// What tells how the tree is doing: write amplification is `(flushed + compacted) / user` bytes, for one.
