@@ -18,7 +18,7 @@ use crate::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-/// Versions in a page, which is made when it is needed.
+/// Versions in a page, which is made when it is needed; in one that is alone, no more than there will be.
 const PAGE: usize = 1 << 12;
 /// Versions of one slot that are looked at before the list is asked instead: a key that was written over and over, for a reader
 /// of long ago.
@@ -62,11 +62,12 @@ impl HashIndex {
     pub(crate) fn new(entries: usize) -> HashIndex {
         let pages = entries.div_ceil(PAGE).clamp(1, u32::MAX as usize / PAGE);
         let slots = (entries / 2).next_power_of_two().clamp(16, 1 << 26);
+        let places = if pages == 1 { entries.clamp(16, PAGE) } else { pages * PAGE };
         HashIndex {
             slots: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             pages: (0..pages).map(|_| OnceLock::new()).collect(),
             count: AtomicU32::new(0),
-            end: (pages * PAGE) as u32,
+            end: places as u32,
         }
     }
 
@@ -87,7 +88,8 @@ impl HashIndex {
             return; // and so no look-up ends here any more
         }
         let place = number as usize - 1;
-        let page = self.pages[place / PAGE].get_or_init(|| (0..PAGE).map(|_| OnceLock::new()).collect());
+        let len = PAGE.min(self.end as usize);
+        let page = self.pages[place / PAGE].get_or_init(|| (0..len).map(|_| OnceLock::new()).collect());
         let slot = self.slot(hash);
         let older = slot.load(Relaxed);
         let is_free = page[place % PAGE].set(Indexed { seq, op, key_len, bytes, older }).is_ok();
