@@ -110,6 +110,11 @@ impl StateMachine {
         self.place.lock().clone()
     }
 
+    /// What it applied last.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.place.lock().applied
+    }
+
     /// Applies entries in order; answers what the writes of each did.
     pub(crate) fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Vec<Ack>>> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
@@ -148,7 +153,7 @@ impl StateMachine {
         let snapshot = SnapshotData::pin(&self.db)?;
         let mut place = snapshot.place()?;
         if planted::is(Bug::SnapshotSaysApplied) {
-            place.applied = self.place().applied;
+            place.applied = self.applied();
         }
         let meta = SnapshotMeta { last_log_id: place.applied, last_membership: place.membership };
         Ok(Snapshot { meta, snapshot })
@@ -253,7 +258,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let snapshot = self.pin().map_err(io::Error::other)?;
-        if snapshot.meta.last_log_id == self.place().applied {
+        if snapshot.meta.last_log_id == self.applied() {
             return Ok(snapshot);
         }
         let db = self.db.clone();

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use openraft::EntryPayload;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{EntryPayload, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::history::{self, Asked, Operation, Told};
 use super::network::Net;
 use crate::node::Node;
+use crate::state_machine::Place;
 use crate::types::LogId;
 
 /// Where the clients' documents are.
@@ -76,8 +78,10 @@ pub(super) struct Checks {
     committed: BTreeMap<u64, (LogId, u64)>,
     /// Up to where each node's were compared.
     compared: BTreeMap<u64, u64>,
+    /// What each node's files were said to hold, and how many entries that are.
+    durable: BTreeMap<u64, (Vec<u8>, u64)>,
     /// What the database holds after so many entries.
-    states: BTreeMap<u64, (u64, u64, String)>,
+    states: BTreeMap<u64, (u64, u64, Place)>,
     /// How far each node was in its present life.
     applied: BTreeMap<u64, u64>,
 }
@@ -110,6 +114,7 @@ impl Checks {
             leaders: BTreeSet::new(),
             committed: BTreeMap::new(),
             compared: BTreeMap::new(),
+            durable: BTreeMap::new(),
             states: BTreeMap::new(),
             applied: BTreeMap::new(),
         }
@@ -138,27 +143,54 @@ impl Checks {
     }
 
     fn look_at(&mut self, id: u64, node: &Node) -> Result<(), String> {
-        let status = node.status();
-        if let Some(failure) = &status.failure {
-            return Err(format!("node {id} stopped: {failure}"));
-        }
-        if status.state == "leader" {
-            let is_new = self.leaders.insert((status.term, id));
-            if is_new {
-                self.net.note("leader", (id, status.term));
-            }
-        }
+        let committed = self.look_at_core(id, node)?;
         let (first, _) = node.inner.log.entries();
-        let position = node.inner.db.durable_position().map_err(|error| error.to_string())?;
-        let durable = crate::state_machine::Place::decode(&position).map_err(|error| error.to_string())?;
-        let in_files = durable.applied.map_or(0, |applied| applied.index + 1);
+        let in_files = self.in_files(id, node)?;
         if first > in_files {
             return Err(format!(
                 "node {id} let go of entries before {first}, its files end before {in_files}"
             ));
         }
-        self.compare_log(id, node, status.committed_index)?;
+        self.compare_log(id, node, committed)?;
         self.compare_state(id, node)
+    }
+
+    /// What openraft's core says of itself makes sense. Answers what is committed.
+    fn look_at_core(&mut self, id: u64, node: &Node) -> Result<Option<u64>, String> {
+        let metrics = node.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if let Err(failure) = &metrics.running_state {
+            return Err(format!("node {id} stopped: {failure}"));
+        }
+        if metrics.state == ServerState::Leader {
+            let is_new = self.leaders.insert((metrics.current_term, id));
+            if is_new {
+                self.net.note("leader", (id, metrics.current_term));
+            }
+        }
+        let committed = metrics.local_committed;
+        let is_in_order = metrics.purged <= metrics.snapshot
+            && metrics.snapshot <= metrics.last_applied
+            && metrics.last_applied <= committed
+            && committed.map(|id| id.index) <= metrics.last_log_index;
+        if !is_in_order {
+            return Err(format!("node {id}: let go, in files, applied, committed, there: {metrics:?}"));
+        }
+        Ok(committed.map(|id| id.index))
+    }
+
+    /// How many entries are in a node's files.
+    fn in_files(&mut self, id: u64, node: &Node) -> Result<u64, String> {
+        let position = node.inner.db.durable_position().map_err(|error| error.to_string())?;
+        match self.durable.get(&id) {
+            Some((known, in_files)) if *known == position => Ok(*in_files),
+            _ => {
+                let durable = Place::decode(&position).map_err(|error| error.to_string())?;
+                let in_files = durable.applied.map_or(0, |applied| applied.index + 1);
+                self.durable.insert(id, (position, in_files));
+                Ok(in_files)
+            }
+        }
     }
 
     /// What is committed never changes, and is the same everywhere.
@@ -195,9 +227,7 @@ impl Checks {
 
     /// After as many entries, all hold the same.
     fn compare_state(&mut self, id: u64, node: &Node) -> Result<(), String> {
-        let place = node.inner.machine.place();
-        let snapshot = node.snapshot();
-        let Some(applied) = place.applied else { return Ok(()) };
+        let Some(applied) = node.inner.machine.applied() else { return Ok(()) };
         let before = self.applied.insert(id, applied.index);
         if before.is_some_and(|before| before > applied.index) {
             return Err(format!("node {id} went back from entry {before:?} to {}", applied.index));
@@ -205,8 +235,8 @@ impl Checks {
         if before == Some(applied.index) {
             return Ok(());
         }
-        let members = format!("{:?}", place.membership);
-        let state = (snapshot.seq(), digest(&snapshot)?, members);
+        let snapshot = node.snapshot();
+        let state = (snapshot.seq(), digest(&snapshot)?, node.inner.machine.place());
         match self.states.get(&applied.index) {
             Some(known) if *known != state => {
                 let index = applied.index;
