@@ -1,9 +1,8 @@
 //! Three to five nodes in one thread, over a network and disks that treat them as a seed says, on a clock that stands still
 //! while anybody works: what takes a minute there takes a part of a second here, and happens again with the same seed.
 //!
-//! `RUSTFLAGS='--cfg lumen_sim --cfg tokio_unstable' cargo test -p lumen-raft --lib --target-dir target/simulation
-//! --config 'profile.dev.package.openraft.debug-assertions=false' simulation`; one of openraft's assertions says that who leads
-//! votes, which is not so while a leader is leaving.
+//! `RUSTFLAGS='--cfg lumen_sim --cfg tokio_unstable' cargo test -p lumen-raft --lib --locked --target-dir target/simulation
+//! --profile simulation simulation:: -- --nocapture`; the profile is explained in the workspace's `Cargo.toml`.
 //! `LUMEN_SIM_SEEDS=100000` runs so many instead of [`SEEDS`], `LUMEN_SIM_SEED=7` just that one, with what happened.
 //!
 //! The nodes are the real ones: openraft, the log, the database with its engine and index. Simulated are the [`network`]
