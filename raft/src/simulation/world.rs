@@ -99,6 +99,13 @@ pub(super) async fn live(seed: u64, tells: bool) -> Result<Report, String> {
     Ok(Report { trace: net.trace(), counts })
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Nodes hold the network and it holds them: whoever does not let go keeps all of it for ever.
+        drop(self.net.with(|wires| std::mem::take(&mut wires.nodes)));
+    }
+}
+
 impl World {
     fn say(&self, what: impl FnOnce() -> String) {
         if self.tells {
