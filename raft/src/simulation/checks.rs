@@ -63,6 +63,11 @@ impl Answers {
         later.checked_sub(1).map_or(0, |last| self.newest[last].1)
     }
 
+    /// How many operations there are.
+    pub(super) fn count(&self) -> u64 {
+        self.operations.len() as u64
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         history::check(&self.operations)
     }
@@ -122,6 +127,11 @@ impl Checks {
 
     pub(super) fn answers(&self) -> Arc<Mutex<Answers>> {
         self.answers.clone()
+    }
+
+    /// How many entries were committed.
+    pub(super) fn committed(&self) -> u64 {
+        self.committed.len() as u64
     }
 
     /// A node lost its memory.

@@ -2,8 +2,17 @@
 //! while anybody works: what takes a minute there takes a part of a second here, and happens again with the same seed.
 //!
 //! `RUSTFLAGS='--cfg lumen_sim --cfg tokio_unstable' cargo test -p lumen-raft --lib --locked --target-dir target/simulation
-//! --profile simulation simulation:: -- --nocapture`; the profile is explained in the workspace's `Cargo.toml`.
-//! `LUMEN_SIM_SEEDS=100000` runs so many instead of [`SEEDS`], `LUMEN_SIM_SEED=7` just that one, with what happened.
+//! --profile simulation simulation:: -- --nocapture`; the profile is explained in the workspace's `Cargo.toml`. Environment:
+//!
+//! | | |
+//! |---|---|
+//! | `LUMEN_SIM_SEED=7` | that life alone, with what happened |
+//! | `LUMEN_SIM_SEEDS=100000` | so many lives instead of [`SEEDS`] |
+//! | `LUMEN_SIM_FROM=50001` | the first of them, for a run in parts; 1 otherwise |
+//! | `LUMEN_SIM_THREADS=1` | lives at a time; otherwise as many as there are processors |
+//!
+//! Every life found wanting is told on stderr at once, and every [`TELL`] how far the run is. It goes on after one, and ends
+//! after [`FOUND_MAX`]. In the end stands what was done and met in all of them.
 //!
 //! The nodes are the real ones: openraft, the log, the database with its engine and index. Simulated are the [`network`]
 //! (delays, loss, duplicates, one-way cuts, slow nodes), the disks (`lumen_engine::vfs::memory`, which forgets what was not
@@ -19,6 +28,8 @@ mod network;
 mod world;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,6 +42,12 @@ use crate::types::Runtime;
 
 /// Seeds that a run of the tests tries.
 const SEEDS: u64 = 1000;
+
+/// Seeds that are found wanting before a run ends; the next would hardly say more.
+const FOUND_MAX: usize = 5;
+
+/// Between two words about how far a run is.
+const TELL: Duration = Duration::from_secs(30);
 
 /// Seeds in which each planted bug must be found.
 const SEEDS_FOR_A_BUG: u64 = 400;
@@ -124,7 +141,7 @@ struct Report {
     /// Of everything that happened, in its order.
     trace: u64,
     /// What was done and met, by name.
-    counts: std::collections::BTreeMap<&'static str, u64>,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 /// Lives through a seed; the error is what was found.
@@ -151,17 +168,22 @@ fn run(seed: u64, bug: Option<Bug>, tells: bool) -> Result<Report, String> {
     }
 }
 
-/// Runs seeds on all processors; `each` is told of every one, and stops it by answering false.
-fn run_all(seeds: u64, bug: Option<Bug>, each: &(dyn Fn(u64, Result<Report, String>) -> bool + Sync)) {
-    let next = AtomicU64::new(1);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+/// Runs seeds, several at a time; `each` is told of every one, and stops it by answering false.
+fn run_all(
+    seeds: RangeInclusive<u64>,
+    bug: Option<Bug>,
+    each: &(dyn Fn(u64, Result<Report, String>) -> bool + Sync),
+) {
+    let next = AtomicU64::new(*seeds.start());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = asked_for("LUMEN_SIM_THREADS").unwrap_or(processors as u64);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > seeds || !each(seed, run(seed, bug, false)) {
-                        next.store(seeds + 1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) || !each(seed, run(seed, bug, false)) {
+                        next.store(seeds.end() + 1, Ordering::Relaxed);
                         return;
                     }
                 }
@@ -174,6 +196,53 @@ fn asked_for(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))
 }
 
+/// What came of the lives until now.
+struct Tally {
+    seeds: RangeInclusive<u64>,
+    begun: std::time::Instant,
+    told: std::time::Instant,
+    lives: u64,
+    found: Vec<String>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    fn new(seeds: RangeInclusive<u64>) -> Tally {
+        let now = std::time::Instant::now();
+        Tally { seeds, begun: now, told: now, lives: 0, found: Vec::new(), counts: BTreeMap::new() }
+    }
+
+    /// Counts a life; false when enough is found.
+    fn count(&mut self, seed: u64, lived: Result<Report, String>) -> bool {
+        self.lives += 1;
+        match lived {
+            Ok(report) => {
+                report.counts.iter().for_each(|(what, count)| *self.counts.entry(what).or_default() += count);
+            }
+            Err(error) => {
+                eprintln!("seed {seed}: {error}");
+                self.found.push(format!("seed {seed}: {error}"));
+            }
+        }
+        if self.told.elapsed() > TELL {
+            self.told = std::time::Instant::now();
+            eprintln!("{}, the last {seed}", self.so_far());
+        }
+        self.found.len() < FOUND_MAX
+    }
+
+    fn so_far(&self) -> String {
+        let all = self.seeds.end() - self.seeds.start() + 1;
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let a_second = self.lives as f64 / seconds.max(0.001);
+        let found = self.found.len();
+        format!(
+            "{} of {all} seeds in {seconds:.0} s, {a_second:.2} a second, {found} found wanting",
+            self.lives
+        )
+    }
+}
+
 #[test]
 fn whatever_happens_the_nodes_stay_one() {
     if let Some(seed) = asked_for("LUMEN_SIM_SEED") {
@@ -181,25 +250,17 @@ fn whatever_happens_the_nodes_stay_one() {
         println!("seed {seed}: {report:?}");
         return;
     }
-    let seeds = asked_for("LUMEN_SIM_SEEDS").unwrap_or(SEEDS);
-    let found = parking_lot::Mutex::new(Vec::new());
-    let totals = parking_lot::Mutex::new(std::collections::BTreeMap::<&str, u64>::new());
-    run_all(seeds, None, &|seed, lived| {
-        match lived {
-            Ok(report) => {
-                let mut totals = totals.lock();
-                report.counts.iter().for_each(|(what, count)| *totals.entry(what).or_default() += count);
-            }
-            Err(error) => found.lock().push(format!("seed {seed}: {error}")),
-        }
-        found.lock().len() < 5
-    });
-    let (found, totals) = (found.into_inner(), totals.into_inner());
-    println!("{seeds} seeds: {totals:?}");
-    assert!(found.is_empty(), "{}", found.join("\n"));
+    let first = asked_for("LUMEN_SIM_FROM").unwrap_or(1);
+    let seeds = first..=first + asked_for("LUMEN_SIM_SEEDS").unwrap_or(SEEDS) - 1;
+    let tally = parking_lot::Mutex::new(Tally::new(seeds.clone()));
+    run_all(seeds, None, &|seed, lived| tally.lock().count(seed, lived));
+    let tally = tally.into_inner();
+    println!("{} from {first} on", tally.so_far());
+    tally.counts.iter().for_each(|(what, count)| println!("{count:>12} {what}"));
+    assert!(tally.found.is_empty(), "{}", tally.found.join("\n"));
     // A run in which nothing happened shows nothing.
     for what in world::MUST_HAPPEN {
-        assert!(totals.get(what).is_some_and(|&count| count > 0), "{what} never happened: {totals:?}");
+        assert!(tally.counts.get(what).is_some_and(|&count| count > 0), "{what} never happened");
     }
 }
 
@@ -216,7 +277,7 @@ fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for bug in Bug::ALL {
         let first = parking_lot::Mutex::new(None::<(u64, String)>);
-        run_all(SEEDS_FOR_A_BUG, Some(bug), &|seed, lived| {
+        run_all(1..=SEEDS_FOR_A_BUG, Some(bug), &|seed, lived| {
             if let Err(error) = lived {
                 let mut first = first.lock();
                 if first.as_ref().is_none_or(|(before, _)| seed < *before) {

@@ -95,7 +95,12 @@ pub(super) async fn live(seed: u64, tells: bool) -> Result<Report, String> {
     world.pass(Duration::from_secs(3)).await?;
     clients.iter().for_each(AbortHandle::abort);
     world.agree().await?;
-    let counts = net.with(|wires| wires.counts.clone());
+    let mut counts = net.with(|wires| wires.counts.clone());
+    counts.extend([
+        ("committed entries", world.checks.committed()),
+        ("operations judged", world.checks.answers().lock().count()),
+        ("simulated ms", super::clock() - super::BEGINNING),
+    ]);
     Ok(Report { trace: net.trace(), counts })
 }
 
