@@ -40,6 +40,9 @@ use tokio::time::Instant;
 use crate::planted::{self, Bug};
 use crate::types::Runtime;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds that a run of the tests tries.
 const SEEDS: u64 = 1000;
 
