@@ -9,6 +9,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use twox_hash::XxHash3_128;
+
 use crate::coding::{Decoder, put_slice, put_varint};
 use crate::error::{Error, Result};
 use crate::log::sync_failed;
@@ -24,8 +26,9 @@ pub struct AttachmentMeta {
     pub kind: u8,
     /// Bytes of the file.
     pub len: u64,
-    /// crc32 of the whole file.
-    pub crc: u32,
+    /// XXH3-128 of the whole file, by which two stores know that they have the same file. A CRC would not do: of what ends
+    /// with its own CRC, as owners' files do, it is the same for all contents of a length.
+    pub hash: u128,
     /// The owner's note.
     pub note: Vec<u8>,
 }
@@ -35,7 +38,7 @@ impl AttachmentMeta {
         put_varint(out, self.number);
         out.push(self.kind);
         put_varint(out, self.len);
-        put_varint(out, u64::from(self.crc));
+        out.extend_from_slice(&self.hash.to_le_bytes());
         put_slice(out, &self.note);
     }
 
@@ -44,7 +47,7 @@ impl AttachmentMeta {
             number: decoder.varint()?,
             kind: decoder.u8()?,
             len: decoder.varint()?,
-            crc: decoder.varint()?.try_into().ok()?,
+            hash: u128::from(decoder.u64()?) | u128::from(decoder.u64()?) << 64,
             note: decoder.slice()?.to_vec(),
         })
     }
@@ -106,7 +109,7 @@ impl Attachment {
 
     /// Reads all of it.
     pub(crate) fn verify(&self) -> Result<()> {
-        if crc32fast::hash((*self.map()?).as_ref()) != self.meta.crc {
+        if XxHash3_128::oneshot((*self.map()?).as_ref()) != self.meta.hash {
             let name = name(self.meta.number);
             return Err(Error::corrupt(name, 0, "the checksum of the file is not the manifest's"));
         }
@@ -152,7 +155,7 @@ impl Attachments {
             .open(&path, crate::vfs::Mode::Create)
             .map_err(|e| Error::io("create", &path, e))?;
         let vfs = self.shared.options.vfs.clone();
-        let hasher = crc32fast::Hasher::new();
+        let hasher = XxHash3_128::new();
         Ok(AttachmentWriter { file, path, number, len: 0, hasher, vfs, finished: false })
     }
 
@@ -194,7 +197,7 @@ pub struct AttachmentWriter {
     path: PathBuf,
     number: u64,
     len: u64,
-    hasher: crc32fast::Hasher,
+    hasher: XxHash3_128,
     vfs: Arc<dyn Vfs>,
     finished: bool,
 }
@@ -217,15 +220,15 @@ impl AttachmentWriter {
     pub fn finish(mut self, kind: u8, note: Vec<u8>) -> Result<AttachmentMeta> {
         self.file.sync().map_err(|e| sync_failed(&self.path, &e.0))?;
         self.finished = true;
-        let crc = self.hasher.clone().finalize();
-        Ok(AttachmentMeta { number: self.number, kind, len: self.len, crc, note })
+        let hash = self.hasher.finish_128();
+        Ok(AttachmentMeta { number: self.number, kind, len: self.len, hash, note })
     }
 }
 
 impl io::Write for AttachmentWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_at(bytes, self.len)?;
-        self.hasher.update(bytes);
+        self.hasher.write(bytes);
         self.len += bytes.len() as u64;
         Ok(bytes.len())
     }

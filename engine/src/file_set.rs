@@ -1,7 +1,7 @@
 //! A store as a set of immutable files that can be sent elsewhere and installed there by one manifest edit.
 //!
 //! Who sends holds a [`FileSet`]: the files it names stay as long as it is held. Who receives asks
-//! [`missing`](crate::Engine::missing) which of them are not there yet (files are the same when uid or checksum, and length,
+//! [`missing`](crate::Engine::missing) which of them are not there yet (files are the same when uid or hash, and length,
 //! are), puts those into a folder under the names they had, and calls [`install`](crate::Engine::install). Everything that
 //! was in the receiver's store is replaced. Files get new numbers there; their order stays, so that whatever compares
 //! numbers still holds.
@@ -91,7 +91,7 @@ fn same_blobs(a: &BlobMeta, b: &BlobMeta) -> bool {
 }
 
 fn same_attachment(a: &AttachmentMeta, b: &AttachmentMeta) -> bool {
-    (a.kind, a.len, a.crc) == (b.kind, b.len, b.crc)
+    (a.kind, a.len, a.hash) == (b.kind, b.len, b.hash)
 }
 
 /// The name that a file of a set has here, if it is here and was not found damaged.

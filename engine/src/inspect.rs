@@ -69,7 +69,7 @@ fn edit_text(edit: &Edit) -> String {
     }));
     parts.extend(edit.remove.iter().map(|number| format!("-table {number}")));
     parts.extend(edit.attachments.attach.iter().map(|meta| {
-        format!("+file {} kind {} {} bytes crc {:08x}", meta.number, meta.kind, meta.len, meta.crc)
+        format!("+file {} kind {} {} bytes hash {:032x}", meta.number, meta.kind, meta.len, meta.hash)
     }));
     parts.extend(edit.attachments.detach.iter().map(|number| format!("-file {number}")));
     parts.extend(edit.attachments.state.iter().map(|state| format!("state {} bytes", state.len())));

@@ -73,6 +73,26 @@ fn a_set_of_files_replaces_a_store_and_only_what_is_missing_is_sent() {
 }
 
 #[test]
+fn attachments_that_end_with_their_own_checksums_are_told_apart() {
+    let vfs = Memory::new();
+    let outer = || Options { log: false, ..options(&vfs) };
+    let leader = Engine::open("/leader", outer()).expect("open");
+    let follower = Engine::open("/follower", outer()).expect("open");
+    // As index segments do; the CRC of the whole is then the same for all of a length.
+    let sealed = |body: &[u8]| [body, &crc32fast::hash(body).to_le_bytes()].concat();
+    assert_eq!(crc32fast::hash(&sealed(b"there")), crc32fast::hash(&sealed(b"here.")));
+    apply(&leader, 1, 0..10, 1);
+    attach(&leader, &sealed(b"there"));
+    apply(&follower, 1, 0..10, 1);
+    attach(&follower, &sealed(b"here."));
+    send(&leader, &follower, &vfs, "/staged");
+    follower.install(&leader.file_set().manifest(), "/staged").expect("install");
+    let attached = follower.attachments().list();
+    let bytes = follower.attachments().map(attached[0].number).expect("map");
+    assert_eq!((*bytes).as_ref(), sealed(b"there"));
+}
+
+#[test]
 fn range_deletes_that_still_have_to_do_travel_with_a_set() {
     // In force at once, with all that they delete still there; and waiting for those who may read the past.
     for retain_seqs in [0, 100] {

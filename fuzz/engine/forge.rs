@@ -121,7 +121,7 @@ pub enum Field {
         number: u64,
         kind: u8,
         len: u64,
-        crc: u32,
+        hash: u128,
         note: Vec<u8>,
     },
     AttachmentGone(u64),
@@ -217,11 +217,11 @@ impl Field {
                 meta.encode(out);
             }
             Field::TableGone(number) => tagged(5, &[*number]),
-            Field::Attachment { number, kind, len, crc, note } => {
+            Field::Attachment { number, kind, len, hash, note } => {
                 tagged(6, &[*number]);
                 out.push(*kind);
                 put_varint(out, *len);
-                put_varint(out, u64::from(*crc));
+                out.extend_from_slice(&hash.to_le_bytes());
                 put_slice(out, note);
             }
             Field::AttachmentGone(number) => tagged(7, &[*number]),

@@ -11,7 +11,7 @@
 //! 17 progress of a compaction    18 progress gone: first input varint
 //!
 //! meta of a table:       number varint ‖ seq base varint ‖ length varint ‖ properties, as in `table/mod.rs`
-//! meta of an attachment: number varint ‖ kind u8 ‖ length varint ‖ crc varint ‖ note slice
+//! meta of an attachment: number varint ‖ kind u8 ‖ length varint ‖ XXH3-128 u128 ‖ note slice
 //! meta of a blob file:   number varint ‖ uid varint ‖ length varint
 //! quarantine:            start slice ‖ end slice ‖ largest seq varint ‖ file slice ‖ offset varint ‖ reason slice
 //! ```
