@@ -48,10 +48,12 @@ pub(crate) fn entries(
     if seq == live.applied {
         return Ok(acks);
     }
+    let mut merge_is_due = false;
     for (id, documents) in fresh {
         if let Some(index) = live.indexes.get_mut(&id) {
             index.index.append(documents);
             index.dirty = true;
+            merge_is_due |= index.index.merge_is_due();
         }
     }
     store.publish(&mut live, seq);
@@ -61,7 +63,9 @@ pub(crate) fn entries(
     }
     drop(live);
     store.engine.work()?;
-    store.bell.notify_all();
+    if merge_is_due {
+        store.bell.notify_all();
+    }
     Ok(acks)
 }
 

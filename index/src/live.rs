@@ -279,17 +279,25 @@ impl Index {
     /// The next merge worth doing, if any: eight neighbouring runs or segments of about one size, or a segment with more
     /// than a fifth of its documents durably deleted.
     pub fn pick_merge(&mut self) -> Option<MergeJob> {
+        self.due().map(|range| self.start_merge(range))
+    }
+
+    /// Whether there is a merge worth doing.
+    pub fn merge_is_due(&self) -> bool {
+        self.due().is_some()
+    }
+
+    fn due(&self) -> Option<std::ops::Range<usize>> {
         let range = self.tier(|slot| slot.is_free_run(), |slot| level(slot.part.docs().into()));
         let range = range.or_else(|| {
             let size = |slot: &Slot| level(slot.part.size_bytes() / SEGMENT_FLOOR_BYTES);
             self.tier(|slot| slot.file.is_some() && !slot.busy, size)
         });
-        let range = range.or_else(|| {
+        range.or_else(|| {
             let worn = |slot: &Slot| slot.durable.count() * 5 > u64::from(slot.part.docs());
             let at = self.slots.iter().position(|slot| slot.file.is_some() && !slot.busy && worn(slot))?;
             Some(at..at + 1)
-        });
-        range.map(|range| self.start_merge(range))
+        })
     }
 
     /// Eight neighbours or more, none above the lowest level for which there are as many, that together are four times as

@@ -38,6 +38,11 @@ impl Leader {
         Some((leader, member))
     }
 
+    /// The number of the node that leads, as far as is known here.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
     /// A member, if there is one of this number.
     pub(crate) fn member(&self, id: u64) -> Option<Member> {
         let metrics = self.raft.server_metrics();

@@ -335,15 +335,10 @@ impl Node {
 
     /// Returns when the node has stopped by itself, and says why: it must be closed then and opened anew.
     pub async fn stopped(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            if let Err(failure) = &metrics.borrow_watched().running_state {
-                return failure.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return self.status().failure.unwrap_or_else(|| "its core has ended".into());
-            }
-        }
+        // Those of the server: what else is measured changes with every entry. They end with the core.
+        let mut metrics = self.inner.raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
+        self.status().failure.unwrap_or_else(|| "its core has ended".into())
     }
 
     /// Waits until everything is applied that was known to be committed when it started, so that nobody reads what is older

@@ -81,8 +81,8 @@ impl Node {
                 request => request,
             };
             async move {
-                match leader.now() {
-                    Some((id, _)) if id == leader.id => self.write_here(request, write).await,
+                match leader.number() {
+                    Some(id) if id == leader.id => self.write_here(request, write).await,
                     Some(_) => self.inner.forwarder.write(request, write).await,
                     None => Err(Error::NoLeader { reason: "none is known here".into() }),
                 }
