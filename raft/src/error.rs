@@ -54,7 +54,7 @@ pub enum Error {
         id: u64,
     },
     /// The membership cannot be changed so, or not now.
-    #[error("the membership was not changed: {reason}")]
+    #[error("{reason}")]
     Membership {
         /// Why.
         reason: String,

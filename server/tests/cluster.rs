@@ -314,6 +314,16 @@ fn a_node_that_does_not_lead_can_send_writers_to_the_one_that_does() {
     assert_eq!(put.header("location"), Some(&*there));
     assert_eq!(put.header("lumen-leader"), Some(&*leader.to_string()));
     assert_eq!(cluster.nodes[&other].get("/collections/books").status, 200, "reads are answered here");
+    // What the command line sends goes where it is told to.
+    let file = cluster.folder.path().join("films.ndjson");
+    let lines: String = (0..500).map(|n| format!("{{\"id\":\"f{n}\",\"title\":\"number {n}\"}}\n")).collect();
+    std::fs::write(&file, lines).expect("a file");
+    let url = cluster.nodes[&other].url();
+    let import =
+        lumen().arg("import").arg("films").arg(&file).args(["--url", &url]).output().expect("it runs");
+    assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
+    let found = cluster.nodes[&other].get("/collections/films/documents/search?q=number&consistency=linearizable");
+    assert_eq!(found.json()["total"], 500, "{}", found.text());
 }
 
 #[test]

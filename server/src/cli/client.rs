@@ -1,5 +1,6 @@
 //! A small HTTP client for the command line: one server, whole bodies, errors as the server's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -31,10 +33,15 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// database, and a search is given up after seconds.
 pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 
-/// Talks to one server.
+/// A request is sent on to another node so often: a leader that was replaced meanwhile knows the next one.
+const REDIRECTS_MAX: usize = 10;
+/// Before a request that was sent on goes there: two nodes that take each other for the leader must not be kept busy.
+const REDIRECT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Talks to one server, or to the one that it says is the leader. Clones are the same client.
 #[derive(Clone)]
 pub(crate) struct Client {
-    base: String,
+    base: Arc<Mutex<String>>,
     pool: Pool<HttpConnector, Body>,
 }
 
@@ -61,11 +68,33 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        Ok(Client { base: base.to_string(), pool: Pool::builder(TokioExecutor::new()).build(connector) })
+        let pool = Pool::builder(TokioExecutor::new()).build(connector);
+        Ok(Client { base: Arc::new(Mutex::new(base.to_string())), pool })
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole answer; on to the leader if a node says so.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
+        let mut redirects = 0;
+        loop {
+            let answer = self.send_once(method.clone(), path, body.clone()).await?;
+            if answer.status != 307 || redirects == REDIRECTS_MAX || !self.moves_on(&answer.failure()) {
+                return Ok(answer);
+            }
+            redirects += 1;
+            tokio::time::sleep(REDIRECT_PAUSE).await;
+        }
+    }
+
+    /// Whether a node that refused says who takes what it was asked for: then all goes there from now on.
+    pub(crate) fn moves_on(&self, failure: &Failure) -> bool {
+        let leader = failure.details.get("location").and_then(Value::as_str).and_then(|url| url.parse().ok());
+        let Some(leader) = leader.map(http::Uri::into_parts) else { return false };
+        let (Some(scheme), Some(host)) = (leader.scheme, leader.authority) else { return false };
+        *self.base.lock() = format!("{scheme}://{host}");
+        true
+    }
+
+    async fn send_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
         let request = self.request(method, path, Body::whole(body))?;
         let exchange = async {
             let response = self.pool.request(request).await.map_err(|error| self.no_answer(&error))?;
@@ -92,24 +121,24 @@ impl Client {
 
     /// The server broke off, or was never there.
     pub(crate) fn no_answer(&self, error: &dyn std::error::Error) -> Failure {
-        Failure::new(Kind::Unavailable, format!("no answer from {}: {}", self.base, reason(error)))
+        Failure::new(Kind::Unavailable, format!("no answer from {}: {}", self.base.lock(), reason(error)))
     }
 
     /// The answer ended before it was complete.
     pub(crate) fn broke_off(&self) -> Failure {
-        Failure::new(Kind::Unavailable, format!("the answer from {} breaks off", self.base))
+        Failure::new(Kind::Unavailable, format!("the answer from {} breaks off", self.base.lock()))
     }
 
     /// The server says nothing.
     pub(crate) fn silent(&self) -> Failure {
-        let message = format!("no answer from {}: nothing came within {ANSWER_TIME_MAX:?}", self.base);
+        let message = format!("no answer from {}: nothing came within {ANSWER_TIME_MAX:?}", self.base.lock());
         Failure::new(Kind::Unavailable, message)
     }
 
     fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>, Failure> {
         Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.base))
+            .uri(format!("{}{path}", self.base.lock()))
             .header(header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|error| Failure::new(Kind::BadRequest, error.to_string()))
@@ -157,6 +186,10 @@ pub(crate) fn failure_from(error: &Value) -> Failure {
     }
     let mut failure = Failure::new(Kind::from_name(name).unwrap_or(Kind::Internal), message);
     failure.retry_after = error["retry_after_s"].as_u64().map(Duration::from_secs);
+    if let Some(location) = error["location"].as_str() {
+        failure = failure.with("location", location);
+        failure.retry_after = Some(REDIRECT_PAUSE);
+    }
     failure
 }
 

@@ -205,6 +205,7 @@ async fn send_all(
             return Ok(interrupted);
         }
         let Some(failure) = stopped else { continue };
+        client.moves_on(&failure);
         if transfer.through_line() > moved.0 {
             moved = (transfer.through_line(), Instant::now());
         }
