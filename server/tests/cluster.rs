@@ -322,7 +322,8 @@ fn a_node_that_does_not_lead_can_send_writers_to_the_one_that_does() {
     let import =
         lumen().arg("import").arg("films").arg(&file).args(["--url", &url]).output().expect("it runs");
     assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
-    let found = cluster.nodes[&other].get("/collections/films/documents/search?q=number&consistency=linearizable");
+    let found =
+        cluster.nodes[&other].get("/collections/films/documents/search?q=number&consistency=linearizable");
     assert_eq!(found.json()["total"], 500, "{}", found.text());
 }
 
