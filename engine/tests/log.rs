@@ -482,3 +482,41 @@ fn a_cursor_meets_what_is_written_behind_it() {
     }
     assert!(log.segments().len() > 3, "{:?}", log.segments());
 }
+
+#[test]
+fn a_cursor_goes_on_over_segments_that_were_let_go_of_behind_it() {
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 1..=2);
+    drop(log);
+    // Each opening begins a segment, in which the unproven end of the one before is written again.
+    drop(open(&vfs, 4096));
+    let (log, ..) = open(&vfs, 4096);
+    append(&log, 3..=4);
+    assert_eq!(log.segments().iter().map(|(_, first)| *first).collect::<Vec<_>>(), [1, 2, 2]);
+    for from in 1..=4 {
+        let mut cursor = log.cursor(from).expect("readable").expect("it is there");
+        let all: Vec<u64> =
+            std::iter::from_fn(|| cursor.next(&log).expect("readable")).map(|it| it.seq).collect();
+        assert_eq!(all, (from..=4).collect::<Vec<_>>());
+    }
+    let mut cursor = log.cursor(1).expect("readable").expect("it is there");
+    let mut next = || cursor.next(&log).expect("readable").map(|record| record.seq);
+    assert_eq!((next(), next()), (Some(1), Some(2)));
+    log.purge(2).expect("purged");
+    assert_eq!(log.segments().len(), 1);
+    assert_eq!((next(), next(), next()), (Some(3), Some(4), None));
+
+    // One that has not come so far says that something is missing.
+    let mut late = log.cursor(3).expect("readable").expect("it is there");
+    append(&log, 5..=30);
+    log.purge(20).expect("purged");
+    assert!(log.segments()[0].1 > 4, "the test wants its segment to be gone");
+    let found: Result<Vec<_>, _> = std::iter::from_fn(|| late.next(&log).transpose()).collect();
+    match found {
+        Ok(all) => {
+            assert_eq!(all.iter().map(|record| record.seq).collect::<Vec<_>>(), (3..=30).collect::<Vec<_>>())
+        }
+        Err(error) => assert!(matches!(error, Error::Corrupt { .. }), "{error}"),
+    }
+}

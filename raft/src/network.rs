@@ -15,10 +15,17 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, alias};
 
+use crate::error::Error;
 use crate::message;
 use crate::node::Identity;
 use crate::snapshot::SnapshotData;
-use crate::types::{Member, TypeConfig, Vote};
+use crate::types::{Member, TypeConfig, Vote, blocking};
+
+/// Requests without an entry, one after the other, after which a stream of entries begins anew. A few are due: they tell of
+/// commits when there is nothing to send. But where the log was let go of what a stream is at, openraft sends nothing but such
+/// requests and never looks up, although it has long decided to go on elsewhere (found by the simulation); for a stream that
+/// begins it does look.
+const EMPTY_IN_A_ROW_MAX: u32 = 16;
 
 /// Which of the connections to a node: a long transfer on one delays nothing on another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +99,8 @@ pub trait Transport: Send + Sync + 'static {
 pub(crate) struct Network {
     pub transport: Arc<dyn Transport>,
     pub group: u32,
+    /// Whether what waits for the disk may have threads of its own.
+    pub threaded: bool,
 }
 
 /// One connection.
@@ -143,6 +152,14 @@ impl Peer {
         self.network.group
     }
 
+    /// Runs what waits for the disk where that holds up nobody.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        blocking(self.network.threaded, work).await
+    }
+
     pub(crate) async fn call<T>(
         &self,
         request: Bytes,
@@ -188,7 +205,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let group = self.network.group;
-        let requests = input.map(move |request| message::append(group, &request)).boxed();
+        let mut empty = 0;
+        let requests = input.take_while(move |request| {
+            empty = if request.entries.is_empty() { empty + 1 } else { 0 };
+            std::future::ready(empty < EMPTY_IN_A_ROW_MAX)
+        });
+        let requests = requests.map(move |request| message::append(group, &request)).boxed();
         let opened = self.network.transport.stream(self.to, &self.member, requests);
         Box::pin(async move {
             let late = |_| TransportError::Unreachable(format!("no stream within {:?}", option.soft_ttl()));
@@ -238,5 +260,58 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => sent,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hands back what is sent over it.
+    struct Echo;
+
+    impl Transport for Echo {
+        fn call(
+            &self,
+            _: u64,
+            _: &Member,
+            _: Lane,
+            _: Bytes,
+        ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+            unreachable!("a stream makes no calls")
+        }
+
+        fn call_address(&self, _: &str, _: Bytes) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+            unreachable!("a stream makes no calls")
+        }
+
+        fn introduce(&self, _: Arc<dyn Fn() -> Identity + Send + Sync>) {}
+
+        fn stream(
+            &self,
+            _: u64,
+            _: &Member,
+            requests: BoxStream<'static, Bytes>,
+        ) -> BoxFuture<'static, Result<Answers, TransportError>> {
+            let answer = message::appended(&Ok(None));
+            Box::pin(async move { Ok(requests.map(move |_| Ok(answer.clone())).boxed()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_carries_nothing_begins_anew() {
+        let network = Network { transport: Arc::new(Echo), group: 0, threaded: false };
+        let mut peer = network.peer(2, &Member::default(), Lane::Entries);
+        let request = AppendEntriesRequest::<TypeConfig> {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            leader_commit: None,
+            entries: Vec::new(),
+        };
+        let option = RPCOption::new(std::time::Duration::from_secs(10));
+        let opened =
+            peer.stream_append(futures_util::stream::iter(std::iter::repeat(request)).boxed(), option);
+        let answers = opened.await.expect("a stream").count().await;
+        assert_eq!(answers as u32, EMPTY_IN_A_ROW_MAX - 1);
     }
 }

@@ -124,8 +124,12 @@ pub(crate) async fn send(
         let mut at = file.has;
         while at < file.len {
             let len = (file.len - at).min(PIECE_BYTES as u64) as usize;
-            let mut bytes = vec![0; len];
-            held.read(&file.name, at, &mut bytes).map_err(|error| failed(error.to_string()))?;
+            let (from, name) = (held.clone(), file.name.clone());
+            let read = peer.blocking(move || {
+                let mut bytes = vec![0; len];
+                from.read(&name, at, &mut bytes).map(|()| bytes)
+            });
+            let bytes = read.await.map_err(|error| failed(error.to_string()))?;
             let mut piece = head(PIECE, group);
             piece.extend_from_slice(&digest.to_le_bytes());
             put_slice(&mut piece, file.name.as_bytes());

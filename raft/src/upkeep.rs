@@ -56,10 +56,11 @@ impl Node {
         let inner = &self.inner;
         let keep = inner.options.keep_log_bytes;
         let Some(mut upto) = inner.log.beyond(keep) else { return Ok(()) };
-        // Who answers and is behind gets by log what would otherwise be a transfer of files.
+        // Who is behind gets by log what would otherwise be a transfer of files; and who is getting files, of which nothing is
+        // acknowledged before all of them are there, goes on by log from where they end.
         let status = self.status();
         let behind = status.replicated.iter().filter(|(id, _)| **id != status.id);
-        let last_needed = behind.filter_map(|(_, at)| *at).min();
+        let last_needed = behind.map(|(_, at)| at.unwrap_or(0)).min();
         if let Some(needed) = last_needed.filter(|needed| *needed < upto) {
             let most = inner.log.beyond(keep.saturating_mul(LOG_FACTOR_MAX)).unwrap_or(0);
             upto = needed.max(most);

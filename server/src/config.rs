@@ -37,6 +37,9 @@ pub(crate) struct ClusterConfig {
     /// Address to listen on for other nodes, if it is another one than --raft-addr
     #[arg(long, env = "LUMEN_RAFT_BIND", value_name = "ADDRESS")]
     pub(crate) raft_bind: Option<SocketAddr>,
+    /// Folder of ca.pem, node.pem and node.key, as `lumen cluster certificates` makes them: nodes talk over TLS, and to no others
+    #[arg(long, env = "LUMEN_PEER_TLS", value_name = "DIR")]
+    pub(crate) peer_tls: Option<PathBuf>,
     /// URL at which clients reach this node, if it is another one than --bind
     #[arg(long, env = "LUMEN_ADVERTISE_URL", value_name = "URL", value_parser = parse_url)]
     pub(crate) advertise_url: Option<String>,

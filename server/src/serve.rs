@@ -17,6 +17,7 @@ use crate::http;
 use crate::node::{ClusterFace, Node};
 use crate::peer;
 use crate::peer::client::Peers;
+use crate::peer::tls::PeerTls;
 use crate::store::Store;
 
 /// Requests under way get this long to finish when the node stops.
@@ -96,6 +97,12 @@ pub(crate) async fn start_in_cluster(
         None => resolve(&cluster.raft_addr).await?,
     };
     let peer_listener = listen(peers_at).await?;
+    let tls = cluster.peer_tls.as_deref().map(PeerTls::read).transpose()?;
+    if tls.is_none() && !peers_at.ip().is_loopback() {
+        tracing::warn!(
+            "whoever reaches {peers_at} can take part in the cluster: --peer-tls asks for certificates"
+        );
+    }
     let member = Member {
         raft_addr: with_port(&cluster.raft_addr, peer_listener.local_addr()?.port()),
         api_url: cluster
@@ -105,7 +112,8 @@ pub(crate) async fn start_in_cluster(
         ..Member::default()
     };
     let known = cluster.known()?;
-    let peers = Peers::new(cluster.cluster_name.clone(), member.api_url.clone());
+    let (client_tls, acceptor) = tls.map(|tls| (tls.client, tls.acceptor)).unzip();
+    let peers = Peers::new(cluster.cluster_name.clone(), member.api_url.clone(), client_tls);
     let options = NodeOptions {
         id: cluster.id,
         first_id: cluster.init.then_some(1),
@@ -122,7 +130,7 @@ pub(crate) async fn start_in_cluster(
     };
     let raft = lumen_raft::Node::open(options, peers.clone()).await.map_err(Failure::from)?;
     let (closing, closed) = watch::channel(false);
-    tokio::spawn(peer::server::run(peer_listener, raft.clone(), peers.clone(), closed));
+    tokio::spawn(peer::server::run(peer_listener, acceptor, raft.clone(), peers.clone(), closed));
     if cluster.init && raft.cluster().is_none() {
         let members = [(raft.identity().id, raft.member())].into();
         match raft.initialize(members).await {

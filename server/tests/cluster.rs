@@ -437,6 +437,51 @@ fn a_node_that_has_lost_all_others_goes_on_alone_when_it_is_told_to() {
 }
 
 #[test]
+fn nodes_with_certificates_talk_to_nobody_without() {
+    let mut cluster = Cluster::new();
+    let folder = cluster.folder.path().to_owned();
+    let make = |authority: &str| {
+        let mut command = lumen();
+        command.args(["cluster", "certificates", "127.0.0.1", "node-2.example", "--out"]);
+        command.arg(folder.join(authority)).output().expect("lumen runs")
+    };
+    let (ours, theirs) = (make("ours"), make("theirs"));
+    assert!(ours.status.success() && theirs.status.success(), "{ours:?} {theirs:?}");
+    let again = make("ours");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"), "{again:?}");
+    let at = |host: &str| folder.join(host).to_str().expect("text").to_owned();
+    let (here, stranger, elsewhere) =
+        (at("ours/127.0.0.1"), at("theirs/127.0.0.1"), at("ours/node-2.example"));
+    cluster.start(1, &["--id", "1", "--init", "--peer-tls", &here]);
+    let first = cluster.address(1);
+    cluster.start(2, &["--join", &first, "--peer-tls", &here]);
+    cluster.nodes[&1].make_books();
+    assert_eq!(cluster.nodes[&2].put("/collections/books/documents/a", r#"{"title":"secret"}"#).status, 201);
+    cluster.until(2, "both vote", |metrics| metrics["voters"] == json!([1, 2]));
+
+    // In vain: without a certificate, with one of another authority, and with a listener whose name is not that of its address.
+    for (id, more) in [(3, &[][..]), (4, &["--peer-tls", &stranger])] {
+        let mut refused = cluster.command(id, &[&["--join", &first], more].concat());
+        let mut refused = refused.stderr(std::process::Stdio::null()).spawn().expect("lumen runs");
+        let mut lines = std::iter::from_fn(|| cluster.nodes[&1].says.recv_timeout(PATIENCE).ok());
+        let is_refused = lines.any(|line| line.contains("not that of a node"));
+        refused.kill().expect("it is killed");
+        refused.wait().expect("it ends");
+        assert!(is_refused, "node {id} is let in");
+    }
+    cluster.start(5, &["--id", "5", "--peer-tls", &elsewhere]);
+    let body = json!({ "id": 5, "addr": cluster.address(5) }).to_string();
+    let told = cluster.nodes[&1].post("/cluster/learners", &body).is_error(503, "unavailable");
+    assert!(told["message"].as_str().is_some_and(|message| message.contains("certificate")), "{told}");
+    assert_eq!(cluster.metrics(1)["members"].as_object().map(serde_json::Map::len), Some(2));
+
+    let missing =
+        cluster.command(6, &["--join", &first, "--peer-tls", &at("ours")]).output().expect("lumen runs");
+    let told = String::from_utf8_lossy(&missing.stderr);
+    assert!(!missing.status.success() && told.contains("node.pem: No such file"), "{told}");
+}
+
+#[test]
 fn one_command_starts_a_cluster_and_one_signal_stops_it() {
     let folder = tempfile::tempdir().expect("a folder");
     // Six ports, ten apart, of which some may be taken: then another six.

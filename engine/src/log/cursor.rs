@@ -1,7 +1,7 @@
 //! Walking the records of a log that is being written: for who has to send them elsewhere.
 //!
-//! Only what was handed to the operating system is seen. The log's seqs must have no gaps: a record that cannot be read
-//! although a later one can is damage.
+//! Only what was handed to the operating system is seen, and each record once. The log's seqs must have no gaps: a record that
+//! cannot be read although a later one can is damage.
 
 use std::sync::Arc;
 
@@ -112,7 +112,14 @@ impl Cursor {
         let mut is_old = !self.window.is_empty();
         loop {
             if let Some(found) = self.record_here()? {
-                return Ok(Some(found));
+                let (seq, .., end) = found;
+                if seq > self.last_seq {
+                    return Ok(Some(found));
+                }
+                // It was there before: recovery writes the end of a segment again that nothing proved to be durable, and what
+                // vouches for a record has its seq.
+                self.at = end;
+                continue;
             }
             // What was read ahead may be of before the record was written.
             if std::mem::take(&mut is_old) {
@@ -124,10 +131,11 @@ impl Cursor {
                 return Ok(None); // it is the last one, and goes on later
             };
             // What had been written before the next segment began is there now.
-            if let Some(found) = self.record_here()? {
-                return Ok(Some(found));
+            if self.record_here()?.is_some() {
+                continue;
             }
-            if number != self.number + 1 || first > self.last_seq + 1 {
+            // Segments between that were let go of held nothing that comes next, which the seqs say.
+            if first > self.last_seq + 1 {
                 let name = segment_name(self.number, log.extension());
                 let reason = format!("no valid record here, but records go on to seq {first}");
                 return Err(Error::corrupt(name, self.at, reason));

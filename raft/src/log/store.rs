@@ -565,7 +565,14 @@ impl Shared {
         }
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for (record, indexes) in in_files {
-            self.read_files(record, indexes, bytes_max, &mut bytes, &mut entries)?;
+            let from = indexes.start;
+            if let Err(error) = self.read_files(record, indexes, bytes_max, &mut bytes, &mut entries) {
+                // Unless it was let go of meanwhile: then it is as if it had been before.
+                if self.state.lock().entries.first().is_some_and(|run| run.first <= from) {
+                    return Err(error);
+                }
+                return Ok(Vec::new());
+            }
         }
         for entry in in_tail {
             if bytes >= bytes_max && bytes > 0 {
@@ -621,7 +628,7 @@ impl Shared {
     fn read_entry(&self, cursor: &mut Cursor, record: u64) -> lumen_engine::error::Result<Option<Entry>> {
         loop {
             let Some(found) = cursor.next(&self.log)? else { return Ok(None) };
-            // Between ours are those that the log keeps for itself.
+            // Between ours are those by which the log is closed.
             if found.kind == Kind::Raft {
                 let payload = Bytes::from(found.payload);
                 let body = HEAD_BYTES + COMMITTED_BYTES;

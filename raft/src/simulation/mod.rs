@@ -7,6 +7,7 @@
 //! | | |
 //! |---|---|
 //! | `LUMEN_SIM_SEED=7` | that life alone, with what happened |
+//! | `LUMEN_LOG=openraft=debug` | what is logged in that life, too |
 //! | `LUMEN_SIM_SEEDS=100000` | so many lives instead of [`SEEDS`] |
 //! | `LUMEN_SIM_FROM=50001` | the first of them, for a run in parts; 1 otherwise |
 //! | `LUMEN_SIM_THREADS=1` | lives at a time; otherwise as many as there are processors |
@@ -195,6 +196,19 @@ fn run_all(
     });
 }
 
+/// Has everything that `LUMEN_LOG` asks for told on stdout, at simulated times.
+fn tell_what_is_logged() {
+    struct Clock;
+    impl tracing_subscriber::fmt::time::FormatTime for Clock {
+        fn format_time(&self, to: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+            write!(to, "{:>7} ms:", clock() - BEGINNING)
+        }
+    }
+    let Ok(wanted) = std::env::var("LUMEN_LOG") else { return };
+    let filter = tracing_subscriber::EnvFilter::new(wanted);
+    tracing_subscriber::fmt().with_env_filter(filter).with_timer(Clock).with_ansi(false).init();
+}
+
 fn asked_for(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))
 }
@@ -249,6 +263,7 @@ impl Tally {
 #[test]
 fn whatever_happens_the_nodes_stay_one() {
     if let Some(seed) = asked_for("LUMEN_SIM_SEED") {
+        tell_what_is_logged();
         let report = run(seed, None, true).unwrap_or_else(|found| panic!("seed {seed}: {found}"));
         println!("seed {seed}: {report:?}");
         return;

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::certificates::Certificates;
 use super::dev;
 use super::recover::Recover;
 use super::standalone::{Signals, greet, start_logging, until_stopped};
@@ -32,13 +33,17 @@ pub(crate) struct Cluster {
 enum Action {
     /// After more than half of the voters are lost for good: have a node that does not run go on alone
     Recover(Recover),
+    /// Make what nodes show one another, for --peer-tls
+    Certificates(Certificates),
 }
 
 impl Cluster {
     /// Serves until it is told to stop.
     pub(crate) async fn run(self) -> anyhow::Result<u8> {
-        if let Some(Action::Recover(recover)) = self.action {
-            return recover.run();
+        match self.action {
+            Some(Action::Recover(recover)) => return recover.run(),
+            Some(Action::Certificates(certificates)) => return certificates.run(),
+            None => {}
         }
         start_logging("info");
         let mut signals = Signals::new()?;

@@ -12,6 +12,7 @@ macro_rules! say {
     }};
 }
 
+mod certificates;
 mod chunks;
 mod client;
 mod cluster;

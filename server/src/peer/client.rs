@@ -14,7 +14,7 @@ use lumen_raft::network::{Answers, Lane, Transport, TransportError};
 use lumen_raft::{Identity, Member};
 use parking_lot::Mutex;
 use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::{APPEND, CALL, HELLO, Hello, MESSAGE_BYTES_MAX, Raw, was_not_sent};
@@ -36,6 +36,8 @@ pub(crate) struct Peers {
     name: String,
     /// Where clients reach this node.
     url: String,
+    /// What it shows to other nodes, if it talks over TLS.
+    tls: Option<ClientTlsConfig>,
     /// Not known before the node's files are open.
     who: Mutex<Option<Who>>,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
@@ -43,8 +45,8 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// None yet.
-    pub(crate) fn new(name: String, url: String) -> Arc<Peers> {
-        Arc::new(Peers { name, url, who: Mutex::default(), channels: Mutex::default() })
+    pub(crate) fn new(name: String, url: String, tls: Option<ClientTlsConfig>) -> Arc<Peers> {
+        Arc::new(Peers { name, url, tls, who: Mutex::default(), channels: Mutex::default() })
     }
 
     /// What this node says of itself.
@@ -72,7 +74,12 @@ impl Peers {
             None => {
                 let unusable =
                     |error| TransportError::Unreachable(format!("{address:?} is no address: {error}"));
-                let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unusable)?;
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
+                let mut endpoint =
+                    Endpoint::from_shared(format!("{scheme}://{address}")).map_err(unusable)?;
+                if let Some(tls) = &self.tls {
+                    endpoint = endpoint.tls_config(tls.clone()).map_err(unusable)?;
+                }
                 let channel = endpoint
                     .connect_timeout(CONNECT_TIME_MAX)
                     .tcp_nodelay(true)

@@ -11,6 +11,7 @@
 
 pub(crate) mod client;
 pub(crate) mod server;
+pub(crate) mod tls;
 
 use bytes::{Buf, BufMut, Bytes};
 use lumen_raft::Identity;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,9 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lumen_raft::Node;
 use lumen_raft::network::TransportError;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::server::{Grpc, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
@@ -23,6 +26,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::client::Peers;
 use super::{APPEND, CALL, HELLO, Hello, MESSAGE_BYTES_MAX, Raw};
 
+/// A connection that has not shown a certificate by then is given up.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Requests under way on a connection, at most.
 const STREAMS_MAX: u32 = 1024;
 /// Bytes that may be under way on a connection.
@@ -40,6 +45,7 @@ struct Answerer {
 /// Answers other nodes until `stop` says so.
 pub(crate) async fn run(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     node: Node,
     peers: Arc<Peers>,
     mut stop: watch::Receiver<bool>,
@@ -54,7 +60,11 @@ pub(crate) async fn run(
         match accepted {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                connections.spawn(serve(stream, Answerer { node: node.clone(), peers: peers.clone() }));
+                let answerer = Answerer { node: node.clone(), peers: peers.clone() };
+                match tls.clone() {
+                    None => connections.spawn(serve(stream, answerer)),
+                    Some(tls) => connections.spawn(serve_over_tls(stream, tls, answerer)),
+                };
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept another node's connection");
@@ -64,7 +74,17 @@ pub(crate) async fn run(
     }
 }
 
-async fn serve(stream: TcpStream, answerer: Answerer) {
+/// Serves a node that shows a certificate of the cluster's authority, and nobody else.
+async fn serve_over_tls(stream: TcpStream, tls: TlsAcceptor, answerer: Answerer) {
+    let from = stream.peer_addr().map_or_else(|error| error.to_string(), |from| from.to_string());
+    match tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, answerer).await,
+        Ok(Err(error)) => tracing::warn!(from, %error, "refused a connection: it is not that of a node"),
+        Err(_) => tracing::warn!(from, "refused a connection: no handshake within {HANDSHAKE_TIME_MAX:?}"),
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, answerer: Answerer) {
     let service = service_fn(move |request: HttpRequest<Incoming>| {
         let answerer = answerer.clone();
         async move { Ok::<HttpResponse<Body>, Infallible>(answerer.respond(request).await) }

@@ -30,6 +30,7 @@ pub(crate) fn lumen() -> Command {
         "LUMEN_NODE_ID",
         "LUMEN_RAFT_ADDR",
         "LUMEN_RAFT_BIND",
+        "LUMEN_PEER_TLS",
         "LUMEN_ADVERTISE_URL",
         "LUMEN_CLUSTER_NAME",
         "LUMEN_JOIN",
