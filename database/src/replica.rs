@@ -104,9 +104,9 @@ impl Database {
         Ok(decode_state(&state)?.position)
     }
 
-    /// Which files of a set are neither here nor whole in the folder `staged`.
-    pub fn missing(&self, manifest: &[u8], staged: &Path) -> Result<Vec<SetFile>> {
-        Ok(self.inner.store.engine.missing(manifest, staged)?)
+    /// Which files of a set are not here. In the database that a set is of, a name is never given to another file.
+    pub fn missing(&self, manifest: &[u8]) -> Result<Vec<SetFile>> {
+        Ok(self.inner.store.engine.missing(manifest)?)
     }
 
     /// Brings the files of a set here and checks all of them; nothing changes yet, and everything goes on meanwhile.

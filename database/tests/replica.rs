@@ -232,7 +232,7 @@ fn stage(from: &Database, to: &Replica, staged: &Path) -> Vec<u8> {
     let set = from.file_set();
     let manifest = set.manifest();
     to.vfs.create_dir(staged).expect("made");
-    for file in to.db.missing(&manifest, staged).expect("told") {
+    for file in to.db.missing(&manifest).expect("told") {
         let mut bytes = vec![0; file.len as usize];
         set.read(&file.name, 0, &mut bytes).expect("readable");
         let copy = to.vfs.open(&staged.join(&file.name), Mode::Create).expect("made");

@@ -326,9 +326,10 @@ impl Engine {
         FileSet::new(&self.shared)
     }
 
-    /// Which files of a set, described by its manifest, are neither here nor whole in the folder `staged`.
-    pub fn missing(&self, manifest: &[u8], staged: impl AsRef<Path>) -> Result<Vec<SetFile>> {
-        file_set::missing(&self.shared, manifest, staged.as_ref())
+    /// Which files of a set, described by its manifest, are not here. In the store that a set is of, a name is never given to
+    /// another file, so that what was staged of one set of it serves for the next.
+    pub fn missing(&self, manifest: &[u8]) -> Result<Vec<SetFile>> {
+        file_set::missing(&self.shared, manifest)
     }
 
     /// Replaces everything, memory included, by a set of files: those that are not here lie in `staged`. All of them are

@@ -127,8 +127,8 @@ impl Here {
     }
 }
 
-/// Which files of the set are not here, neither live nor in `staged`.
-pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result<Vec<SetFile>> {
+/// Which files of the set are not here.
+pub(crate) fn missing(shared: &Shared, manifest: &[u8]) -> Result<Vec<SetFile>> {
     let (edit, here) = (decode(manifest)?, Here::of(shared));
     let mut missing = Vec::new();
     for (_, meta) in edit.add.iter().filter(|(_, meta)| here.table(meta).is_none()) {
@@ -140,11 +140,6 @@ pub(crate) fn missing(shared: &Shared, manifest: &[u8], staged: &Path) -> Result
     for meta in edit.attachments.attach.iter().filter(|meta| here.attachment(meta).is_none()) {
         missing.push(SetFile { name: crate::attachment::name(meta.number), len: meta.len });
     }
-    let is_staged = |file: &SetFile| {
-        let found = shared.options.vfs.open(&staged.join(&file.name), Mode::Read);
-        found.and_then(|found| found.len()).is_ok_and(|len| len == file.len)
-    };
-    missing.retain(|file| !is_staged(file));
     Ok(missing)
 }
 

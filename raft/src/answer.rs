@@ -38,8 +38,8 @@ pub(crate) struct Receiving {
 
 impl Receiving {
     /// Makes ready for what another node offers.
-    fn begin(manifest: Bytes, home: &Home, meters: &Meters) -> Result<Receiving> {
-        let staging = Staging::open(home.vfs.clone(), &home.dir, &manifest)?;
+    fn begin(origin: [u8; 16], manifest: Bytes, home: &Home, meters: &Meters) -> Result<Receiving> {
+        let staging = Staging::open(home.vfs.clone(), &home.dir, origin)?;
         meters.resumed.add(u64::from(!staging.is_empty()));
         Ok(Receiving { digest: transfer::digest(&manifest), manifest, staging, heard: Instant::now() })
     }
@@ -164,11 +164,11 @@ impl Node {
         let inner = &self.inner;
         let mut receiving = inner.receiving.clone().lock_owned().await;
         match request {
-            transfer::Request::Offer { manifest } => {
+            transfer::Request::Offer { origin, manifest } => {
                 let (db, home) = (inner.db.clone(), inner.home.clone());
                 let meters = inner.meters.clone();
                 let offered = self.blocking(move || {
-                    let offered = Receiving::begin(manifest, &home, &meters)?;
+                    let offered = Receiving::begin(origin, manifest, &home, &meters)?;
                     let wanted = offered.staging.wanted(&db, &offered.manifest)?;
                     Ok((offered, wanted))
                 });
@@ -228,13 +228,14 @@ mod tests {
             Home { vfs: Arc::new(Memory::new()), dir: PathBuf::from("/node"), threaded: false },
             Meters::default(),
         );
-        let begin = |manifest: &'static [u8]| {
-            let receiving = Receiving::begin(Bytes::from_static(manifest), &home, &meters).expect("begins");
+        let begin = |origin: u8, manifest: &'static [u8]| {
+            let manifest = Bytes::from_static(manifest);
+            let receiving = Receiving::begin([origin; 16], manifest, &home, &meters).expect("begins");
             (receiving, meters.resumed.read())
         };
-        let (mut first, resumed) = begin(b"some files");
+        let (mut first, resumed) = begin(1, b"some files");
         assert_eq!(resumed, 0);
-        assert_eq!(begin(b"some files").1, 0, "nothing of it had come");
+        assert_eq!(begin(1, b"some files").1, 0, "nothing of it had come");
         first.staging.put("1.sst", 0, b"piece").expect("taken");
         tokio::time::advance(Duration::from_millis(30)).await;
         first.received(5, &meters);
@@ -242,7 +243,8 @@ mod tests {
         first.received(5, &meters);
         assert_eq!(meters.received_bytes.read(), 10);
         assert_eq!(meters.receiving_nanos.read(), 40_000_000);
-        assert_eq!(begin(b"some files").1, 1);
-        assert_eq!(begin(b"other files").1, 1, "what had come is of no use to it");
+        assert_eq!(begin(1, b"some files").1, 1);
+        assert_eq!(begin(1, b"more files").1, 2, "some of them may have come");
+        assert_eq!(begin(2, b"other files").1, 2, "what had come is of no use to it");
     }
 }

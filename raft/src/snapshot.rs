@@ -65,6 +65,8 @@ impl Received {
 /// The files of a moment, held.
 pub(crate) struct HeldSet {
     set: FileSet,
+    /// The database that they are of.
+    pub origin: [u8; 16],
     /// What the receiver has to know.
     pub manifest: Vec<u8>,
 }
@@ -81,7 +83,7 @@ impl SnapshotData {
     pub(crate) fn pin(db: &Database) -> Result<SnapshotData> {
         let set = db.file_set();
         let manifest = set.manifest();
-        Ok(SnapshotData::Held(Arc::new(HeldSet { set, manifest })))
+        Ok(SnapshotData::Held(Arc::new(HeldSet { set, origin: db.id(), manifest })))
     }
 
     /// Where the log is after all that the snapshot holds.
@@ -97,7 +99,7 @@ impl SnapshotData {
         let Received { place, ready, staging } = *match self {
             // Of another database in this process: as if it had been sent.
             SnapshotData::Held(held) => {
-                let staging = Staging::open(home.vfs.clone(), &home.dir, &held.manifest)?;
+                let staging = Staging::open(home.vfs.clone(), &home.dir, held.origin)?;
                 for file in staging.wanted(db, &held.manifest)? {
                     let mut bytes = vec![0; file.len as usize];
                     held.read(&file.name, 0, &mut bytes)?;

@@ -1,7 +1,7 @@
 //! Sending a snapshot: only the files that the receiver lacks, from where it stopped the last time.
 //!
 //! ```text
-//! offer:     │ 5 │ group: u32 │ manifest: slice │
+//! offer:     │ 5 │ group: u32 │ database: [16] │ manifest: slice │
 //!   answer:  │ files: varint │ { name: slice │ length: varint │ has: varint } … │      what is missing, and how much of it is there
 //! piece:     │ 6 │ group: u32 │ digest of the manifest: u64 │ name: slice │ offset: varint │ crc32: u32 │ bytes: slice │
 //!   answer:  │ 0 │
@@ -9,9 +9,11 @@
 //!   answer:  │ vote │
 //! ```
 //!
-//! What has come is kept in `staging/<digest>` until it is installed or another set is offered, so that a transfer goes on
-//! after a lost connection or a restart of either side. Everything is checked before it replaces anything.
+//! What has come is kept in `staging` until it is installed or another database offers its files, so that a transfer
+//! goes on after a lost connection or a restart of either side, also when the sender has flushed and merged meanwhile: files
+//! never change, and no name is used twice. Everything is checked before it replaces anything.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,13 +39,16 @@ pub(crate) const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of snapshots that are sent in a second, at most: a transfer leaves room for entries.
 const BYTES_PER_SECOND: f64 = (128 << 20) as f64;
 
+/// The note in the staging folder that says which database the files are of.
+const ORIGIN: &str = ".origin";
+
 const OFFER: u8 = 5;
 const PIECE: u8 = 6;
 const INSTALL: u8 = 7;
 
 /// A request of a transfer, read.
 pub(crate) enum Request {
-    Offer { manifest: Bytes },
+    Offer { origin: [u8; 16], manifest: Bytes },
     Piece { digest: u64, name: String, offset: u64, bytes: Bytes },
     Install { vote: Vote, digest: u64 },
 }
@@ -60,7 +65,9 @@ pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
         Some(bytes.slice_ref(slice))
     };
     let request = match kind {
-        OFFER => Request::Offer { manifest: slice(&mut decoder)? },
+        OFFER => {
+            Request::Offer { origin: decoder.take(16)?.try_into().ok()?, manifest: slice(&mut decoder)? }
+        }
         PIECE => {
             let digest = decoder.u64()?;
             let name = decoder.text()?.to_owned();
@@ -116,6 +123,7 @@ pub(crate) async fn send(
         return Err(failed("what was received is not sent on".into()));
     };
     let mut offer = head(OFFER, group);
+    offer.extend_from_slice(&held.origin);
     put_slice(&mut offer, &held.manifest);
     let wanted = peer.call(offer.into(), option, read_wanted).await?;
     let digest = digest(&held.manifest);
@@ -174,37 +182,58 @@ pub(crate) fn digest(manifest: &[u8]) -> u64 {
 }
 
 impl Staging {
-    /// The staging folder of a set, under the folder of a database. What was staged of other sets goes: nobody sends the rest.
-    pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, manifest: &[u8]) -> Result<Staging> {
-        let (all, name) = (dir.join("staging"), format!("{:016x}", digest(manifest)));
-        for other in vfs.list(&all).unwrap_or_default().into_iter().filter(|other| *other != name) {
-            Staging { vfs: vfs.clone(), folder: all.join(other) }.clear();
-        }
-        let folder = all.join(name);
+    /// The staging folder of another database's files, under the folder of this one. What was staged of a third one goes: nobody
+    /// sends the rest.
+    pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, origin: [u8; 16]) -> Result<Staging> {
+        let folder = dir.join("staging");
         vfs.create_dir(&folder).map_err(|error| io_error("create", &folder, &error))?;
-        Ok(Staging { vfs, folder })
+        let staging = Staging { vfs, folder };
+        if staging.origin() != Some(origin) {
+            staging.clear();
+            let path = staging.folder.join(ORIGIN);
+            let made = staging.vfs.open(&path, Mode::Create).and_then(|file| file.write_at(&origin, 0));
+            made.map_err(|error| io_error("write", &path, &error))?;
+        }
+        Ok(staging)
+    }
+
+    /// The database whose files are staged. If a power cut took the note of it, they are nobody's.
+    fn origin(&self) -> Option<[u8; 16]> {
+        let mut origin = [0; 16];
+        let file = self.vfs.open(&self.folder.join(ORIGIN), Mode::Read).ok()?;
+        file.read_at(&mut origin, 0).is_ok().then_some(origin)
+    }
+
+    /// The names of what is staged.
+    fn names(&self) -> Vec<String> {
+        let names = self.vfs.list(&self.folder).unwrap_or_default();
+        names.into_iter().filter(|name| name != ORIGIN).collect()
     }
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What is missing of a set.
+    /// What is missing of a set. What was staged and is not of it goes.
     pub(crate) fn wanted(&self, db: &Database, manifest: &[u8]) -> Result<Vec<Wanted>> {
-        let missing = db.missing(manifest, &self.folder)?.into_iter();
-        Ok(missing
-            .map(|file| {
-                let len = self.len(&file.name);
-                // What is longer than it may be is something else.
-                let has = if len > file.len { 0 } else { len };
-                Wanted { name: file.name, len: file.len, has }
-            })
-            .collect())
+        let missing = db.missing(manifest)?;
+        let names: BTreeSet<&str> = missing.iter().map(|file| &*file.name).collect();
+        for name in self.names().iter().filter(|name| !names.contains(&***name)) {
+            let path = self.folder.join(name);
+            self.vfs.remove(&path).map_err(|error| io_error("remove", &path, &error))?;
+        }
+        let wanted = missing.into_iter().map(|file| {
+            let len = self.len(&file.name);
+            // What is longer than it may be is something else.
+            let has = if len > file.len { 0 } else { len };
+            Wanted { name: file.name, len: file.len, has }
+        });
+        Ok(wanted.filter(|file| file.has < file.len).collect())
     }
 
     /// Whether nothing of the set has come yet.
     pub(crate) fn is_empty(&self) -> bool {
-        self.vfs.list(&self.folder).map_or(true, |names| names.is_empty())
+        self.names().is_empty()
     }
 
     fn len(&self, name: &str) -> u64 {
@@ -243,4 +272,64 @@ impl Staging {
 
 fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Error {
     Error::Io { reason: format!("cannot {what} {}: {error}", path.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use lumen::{Condition, Mapping, Options, Write};
+    use lumen_engine::vfs::memory::Memory;
+
+    use super::*;
+
+    #[test]
+    fn what_has_come_serves_for_the_next_set_of_the_same_database() {
+        let vfs: Arc<dyn Vfs> = Arc::new(Memory::new());
+        let options = || Options { vfs: vfs.clone(), threads: 0, ..Options::default() };
+        let from = Database::open("/from", options()).expect("opens");
+        let to = Database::open_replica("/to", options()).expect("opens");
+        let mapping = Mapping::from_json(br#"{"fields":{"title":{"type":"text"}}}"#).expect("a mapping");
+        from.write(Write::CreateCollection { name: "c".into(), mapping }).expect("made");
+        let fill = |id: &str| {
+            let (collection, source) = ("c".into(), br#"{"title":"some words"}"#.to_vec());
+            let put = Write::Put { collection, id: id.into(), source, condition: Condition::Always };
+            from.write(put).expect("put");
+            from.flush().expect("flushed");
+            SnapshotData::pin(&from).expect("pinned")
+        };
+        let wanted = |data: &SnapshotData| {
+            let SnapshotData::Held(held) = data else { panic!("it is held") };
+            let staging = Staging::open(vfs.clone(), Path::new("/to"), held.origin).expect("made");
+            let wanted = staging.wanted(&to, &held.manifest).expect("told");
+            (held.clone(), staging, wanted)
+        };
+        let first = fill("a");
+        let (held, staging, all) = wanted(&first);
+        assert!(all.len() >= 2 && all.iter().all(|file| file.has == 0), "{all:?}");
+        // One comes whole, of another half, and one that no set has.
+        for (file, len) in [(&all[0], all[0].len), (&all[1], all[1].len / 2)] {
+            let mut bytes = vec![0; len as usize];
+            held.read(&file.name, 0, &mut bytes).expect("readable");
+            staging.put(&file.name, 0, &bytes).expect("staged");
+        }
+        staging.put("9999999999.sst", 0, b"gone").expect("staged");
+        let second = fill("b");
+        let (held, staging, rest) = wanted(&second);
+        assert!(rest.iter().all(|file| file.name != all[0].name), "{rest:?}");
+        let half = Wanted { has: all[1].len / 2, ..all[1].clone() };
+        assert!(rest.contains(&half) && rest.len() > all.len() - 1, "{rest:?}");
+        assert_eq!(staging.names().len(), 2);
+        for file in rest {
+            let mut bytes = vec![0; (file.len - file.has) as usize];
+            held.read(&file.name, file.has, &mut bytes).expect("readable");
+            staging.put(&file.name, file.has, &bytes).expect("staged");
+        }
+        assert_eq!(wanted(&second).2, []);
+        to.install(to.prepare_install(&held.manifest, staging.folder()).expect("whole")).expect("installed");
+        assert_eq!(to.snapshot().count("c").expect("counted"), 2);
+
+        // Of another database nothing is of use.
+        staging.put("0000000001.sst", 0, b"old").expect("staged");
+        let other = Staging::open(vfs.clone(), Path::new("/to"), [7; 16]).expect("made");
+        assert!(other.is_empty() && staging.is_empty());
+    }
 }
