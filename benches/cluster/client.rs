@@ -163,7 +163,7 @@ impl Client {
         let Client::Lumen(connection, _) = self else { return };
         let values = r#"{"fields":{"v":{"type":"keyword","indexed":false}}}"#;
         let documents = r#"{"fields":{"text":{"type":"text"},"number":{"type":"i64"},
-            "rest":{"type":"keyword","indexed":false}}}"#;
+            "rest":{"type":"keyword","indexed":false,"fast":false}}}"#;
         for (name, mapping) in [(VALUES, values), (DOCUMENTS, documents)] {
             let made = connection.send("PUT", &format!("/collections/{name}"), "", mapping.as_bytes()).await;
             expect(&made.expect("the node answers"), 201).expect("a collection");

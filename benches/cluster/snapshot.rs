@@ -16,7 +16,7 @@ use crate::throughput::{document, hex};
 pub(crate) const OPTIONS: &[(&str, &str)] =
     &[("--bytes", "2000000000"), ("--rate", "500"), ("--seconds", "30")];
 
-/// Bytes of a document that fills the cluster, of which three quarters are no words and do not become smaller by much.
+/// Bytes of a document that fills the cluster, nearly all of which are no words and do not become smaller by much.
 const FILL_BYTES: u64 = 16 << 10;
 /// Connections among which the writes of the steady rate are divided.
 const WRITERS: u64 = 16;
@@ -89,7 +89,7 @@ async fn write(mut client: Client, number: u64, rate: u64, seen: Rc<Seen>) {
 /// Fills the cluster; progress on stderr.
 async fn fill(cluster: &Cluster, bytes: u64) {
     let leader = cluster.leader().await;
-    let (begun, documents) = (Instant::now(), bytes / (FILL_BYTES * 3 / 4));
+    let (begun, documents) = (Instant::now(), bytes / FILL_BYTES);
     let done = Rc::new(Cell::new(0_u64));
     let mut tasks = Vec::new();
     for number in 0..FILLERS {
@@ -97,8 +97,7 @@ async fn fill(cluster: &Cluster, bytes: u64) {
         tasks.push(tokio::task::spawn_local(async move {
             let mut random = Random::new(number + 100);
             for n in (number..documents).step_by(FILLERS as usize) {
-                // Two hex digits a byte of noise: the disk gets half of them.
-                let rest = hex(&mut random, FILL_BYTES as usize * 3 / 2);
+                let rest = hex(&mut random, FILL_BYTES as usize - 1024);
                 let words = document(&mut random, n);
                 let body = format!(r#"{},"rest":"{rest}"}}"#, words.trim_end_matches('}'));
                 client.write("PUT", DOCUMENTS, &format!("f{n}"), "", body.as_bytes()).await.expect("a put");
