@@ -123,6 +123,16 @@ pub fn read_request(decoder: &mut Decoder<'_>) -> Option<Request> {
 impl Entry {
     /// Reads an entry, and prepares its writes again; `None` when it is malformed or of a version that is not known here.
     pub(crate) fn decode(catalog: &Catalog, payload: &[u8]) -> Option<Entry> {
+        Entry::decode_with(catalog, payload, Vec::new())
+    }
+
+    /// The same, but for writes that are there as they were prepared, by their place.
+    pub(crate) fn decode_with(
+        catalog: &Catalog,
+        payload: &[u8],
+        kept: Vec<Option<Prepared>>,
+    ) -> Option<Entry> {
+        let mut kept = kept.into_iter();
         let mut decoder = Decoder::new(payload);
         if decoder.u8()? != VERSION {
             return None;
@@ -133,7 +143,10 @@ impl Entry {
         for _ in 0..count {
             let request = read_request(&mut decoder)?;
             let write = decoder.slice()?;
-            let mut prepared = Prepared::decode(catalog, write)?;
+            let mut prepared = match kept.next().flatten() {
+                Some(prepared) => prepared,
+                None => Prepared::decode(catalog, write)?,
+            };
             if matches!(request, Request::Key(_)) {
                 prepared.payload.extend_from_slice(write); // to tell it from another under the same key
             }

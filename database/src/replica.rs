@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::indexing;
 use crate::layout::State;
 use crate::open::{decode_state, load_live};
-use crate::write::Ack;
+use crate::write::{Ack, Prepared};
 
 impl Database {
     /// Applies entries of the log that this replica follows, in order; `position` is where the log is after the last of them,
@@ -25,17 +25,27 @@ impl Database {
     /// It waits while memory is full and being flushed: what is committed cannot be refused. Any error is final: the node must
     /// stop and reopen. [`Error::Corrupt`] when an entry is malformed or of a version that is not known here.
     pub fn apply(&self, entries: &[&[u8]], position: &[u8]) -> Result<Vec<Vec<Ack>>> {
+        self.apply_prepared(entries.iter().map(|payload| (*payload, Vec::new())).collect(), position)
+    }
+
+    /// [`Database::apply`] of entries of which some writes are still there as they were prepared, by their place: they are not
+    /// read and analysed again.
+    pub fn apply_prepared(
+        &self,
+        entries: Vec<(&[u8], Vec<Option<Prepared>>)>,
+        position: &[u8],
+    ) -> Result<Vec<Vec<Ack>>> {
         let store = &self.inner.store;
         assert!(self.inner.journal.is_none(), "a database with a journal has a log of its own");
         self.wait_for_memory()?;
         let read = {
             let live = store.live.lock();
-            let one = |payload: &&[u8]| {
-                Entry::decode(&live.catalog, payload).ok_or_else(|| {
+            let one = |(payload, kept): (&[u8], Vec<Option<Prepared>>)| {
+                Entry::decode_with(&live.catalog, payload, kept).ok_or_else(|| {
                     Error::corrupt("the replicated log", 0, "an entry that this version cannot read")
                 })
             };
-            entries.iter().map(one).collect::<Result<Vec<_>>>()?
+            entries.into_iter().map(one).collect::<Result<Vec<_>>>()?
         };
         let acks = apply::entries(store, read, Some(position))?;
         if self.inner.threads.lock().is_empty() {

@@ -306,6 +306,11 @@ impl Prepared {
         self.payload
     }
 
+    /// The same, leaving what was prepared, for [`Database::apply_prepared`](crate::Database::apply_prepared).
+    pub fn take_payload(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.payload)
+    }
+
     /// Bytes of the log entry.
     pub fn encoded_len(&self) -> usize {
         self.payload.len()

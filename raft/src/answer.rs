@@ -117,7 +117,7 @@ impl Node {
                 message::transferred(&taken.map_err(|error| fatal(error.to_string()))?)
             }
             Request::Writes(writes) => {
-                let writes = writes.into_iter().map(|(request, write)| self.write_here(request, write));
+                let writes = writes.into_iter().map(|(request, write)| self.write_here(request, write, None));
                 message::written(&join_all(writes).await)
             }
             Request::Read => message::indexed(&read_index(&self.inner.leader).await),

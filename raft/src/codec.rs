@@ -163,7 +163,7 @@ pub(crate) fn read_entry(bytes: &Bytes) -> Option<Entry> {
         1 => {
             return Some(Entry {
                 log_id,
-                payload: EntryPayload::Normal(Proposed(bytes.slice(LOG_ID_BYTES + 1..))),
+                payload: EntryPayload::Normal(Proposed::of(bytes.slice(LOG_ID_BYTES + 1..))),
             });
         }
         2 => EntryPayload::Membership(read_membership(&mut decoder)?),

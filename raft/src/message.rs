@@ -459,9 +459,9 @@ mod tests {
         let membership = Membership::new(voters, members).expect("good");
         let payloads = [
             EntryPayload::Blank,
-            EntryPayload::Normal(Proposed(Bytes::from_static(b"some writes"))),
+            EntryPayload::Normal(Proposed::of(Bytes::from_static(b"some writes"))),
             EntryPayload::Membership(membership),
-            EntryPayload::Normal(Proposed(Bytes::new())),
+            EntryPayload::Normal(Proposed::of(Bytes::new())),
         ];
         (7..).zip(payloads).map(|(index, payload)| Entry { log_id: id(index), payload }).collect()
     }

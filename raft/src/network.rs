@@ -101,6 +101,8 @@ pub(crate) struct Network {
     pub group: u32,
     /// Whether what waits for the disk may have threads of its own.
     pub threaded: bool,
+    /// Held by the one transfer of files that goes out at a time: two would take twice the bandwidth, and each twice the time.
+    sending: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One connection.
@@ -112,6 +114,11 @@ pub(crate) struct Peer {
 }
 
 impl Network {
+    /// Of a group, over this transport.
+    pub(crate) fn new(transport: Arc<dyn Transport>, group: u32, threaded: bool) -> Network {
+        Network { transport, group, threaded, sending: Arc::default() }
+    }
+
     fn peer(&self, to: u64, member: &Member, lane: Lane) -> Peer {
         Peer { network: self.clone(), to, member: member.clone(), lane }
     }
@@ -254,7 +261,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sending = crate::transfer::send(self, vote, snapshot, &option);
+        let alone = self.network.sending.clone();
+        let sending = async {
+            let _alone = alone.lock().await;
+            crate::transfer::send(self, vote, snapshot, &option).await
+        };
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -300,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_carries_nothing_begins_anew() {
-        let network = Network { transport: Arc::new(Echo), group: 0, threaded: false };
+        let network = Network::new(Arc::new(Echo), 0, false);
         let mut peer = network.peer(2, &Member::default(), Lane::Entries);
         let request = AppendEntriesRequest::<TypeConfig> {
             vote: Vote::new_committed(1, 1),

@@ -204,7 +204,7 @@ impl Node {
         let machine = StateMachine::new(db.clone(), home.clone(), log.meters().clone())?;
         replay(&log, &machine, log.committed().map_or(0, |committed| committed.index + 1))?;
         let config = config(&options.timing)?;
-        let network = Network { transport: transport.clone(), group: GROUP, threaded: home.threaded };
+        let network = Network::new(transport.clone(), GROUP, home.threaded);
         let timing = options.timing;
         let raft = Raft::new(id, config.into(), network.clone(), log.clone(), machine.clone()).await;
         let raft = raft.map_err(stopped)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use lumen::{Ack, Request};
+use lumen::{Ack, Prepared, Request};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::leader::Leader;
 use crate::message;
 use crate::metrics::Meters;
 use crate::node::Raft;
-use crate::types::{GROUP, Proposed, spawn};
+use crate::types::{GROUP, Kept, Proposed, spawn};
 
 /// Writes in one group, at most.
 const WRITES_MAX: usize = 256;
@@ -32,6 +32,8 @@ const GROUPS_MAX: usize = 4;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What a write counts beside its bytes.
 const HEAD_BYTES: usize = 64;
+/// How much more memory a write takes that is kept as it was prepared, about: its text, and the words that were found in it.
+const KEPT_FACTOR: usize = 4;
 
 /// How long another change of members takes, about.
 const CHANGE_AGAIN: Duration = Duration::from_millis(100);
@@ -45,6 +47,9 @@ type Handed = BoxFuture<'static, Result<Vec<Result<Ack>>>>;
 struct Waiting {
     request: Request,
     write: Bytes,
+    prepared: Option<Prepared>,
+    /// What it counts of the bytes that may be under way.
+    cost: usize,
     since: Instant,
     done: oneshot::Sender<Result<Ack>>,
 }
@@ -59,11 +64,12 @@ pub(crate) struct Coalescer {
 impl Coalescer {
     /// Packs into entries of this node's log, and answers when they are committed and applied here.
     pub(crate) fn to_log(raft: Raft, clock: fn() -> u64, meters: Arc<Meters>) -> Coalescer {
-        Coalescer::start(move |writes, since| {
+        Coalescer::start(move |writes, kept, since| {
             // Before anything is waited for: the times of entries are in the entries' order.
             let parts: Vec<(Request, &[u8])> =
                 writes.iter().map(|(request, it)| (*request, &it[..])).collect();
-            let entry = Proposed(Bytes::from(lumen::entry::encode(clock(), &parts)));
+            let bytes = Bytes::from(lumen::entry::encode(clock(), &parts));
+            let entry = Proposed::prepared(bytes, kept);
             let (raft, meters, count) = (raft.clone(), meters.clone(), writes.len() as u64);
             Box::pin(async move {
                 let written = raft.client_write(entry).await.map_err(write_error).inspect_err(|error| {
@@ -82,7 +88,7 @@ impl Coalescer {
 
     /// Packs into messages to the node that leads.
     pub(crate) fn to_leader(leader: Leader) -> Coalescer {
-        Coalescer::start(move |writes, _| {
+        Coalescer::start(move |writes, _, _| {
             let leader = leader.clone();
             Box::pin(async move {
                 let count = writes.len();
@@ -98,7 +104,7 @@ impl Coalescer {
     }
 
     /// Starts the task that packs; it ends when the last handle is dropped.
-    fn start(hand_on: impl Fn(Writes, Instant) -> Handed + Send + 'static) -> Coalescer {
+    fn start(hand_on: impl Fn(Writes, Kept, Instant) -> Handed + Send + 'static) -> Coalescer {
         let (queue, waiting) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicUsize::new(0));
         spawn(pack(hand_on, waiting, bytes.clone()));
@@ -106,23 +112,28 @@ impl Coalescer {
     }
 
     /// Hands a write in, and waits until it is done.
-    pub(crate) async fn write(&self, request: Request, write: Bytes) -> Result<Ack> {
-        let bytes = write.len() + HEAD_BYTES;
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) > QUEUE_BYTES_MAX {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub(crate) async fn write(
+        &self,
+        request: Request,
+        write: Bytes,
+        prepared: Option<Prepared>,
+    ) -> Result<Ack> {
+        let cost = write.len() * if prepared.is_some() { KEPT_FACTOR } else { 1 } + HEAD_BYTES;
+        if self.bytes.fetch_add(cost, Ordering::Relaxed) > QUEUE_BYTES_MAX {
+            self.bytes.fetch_sub(cost, Ordering::Relaxed);
             return Err(Error::Busy { retry_after: Duration::from_secs(1) });
         }
         let (done, answer) = oneshot::channel();
         let stopped = || Error::Stopped { reason: "the node is shutting down".into() };
         let since = Instant::now();
-        self.queue.send(Waiting { request, write, since, done }).map_err(|_| stopped())?;
+        self.queue.send(Waiting { request, write, prepared, cost, since, done }).map_err(|_| stopped())?;
         // Once it is handed over, nobody knows.
         answer.await.map_err(|_| Error::Unknown { reason: "the node stopped meanwhile".into() })?
     }
 }
 
 async fn pack(
-    hand_on: impl Fn(Writes, Instant) -> Handed,
+    hand_on: impl Fn(Writes, Kept, Instant) -> Handed,
     mut queue: mpsc::UnboundedReceiver<Waiting>,
     bytes: Arc<AtomicUsize>,
 ) {
@@ -131,20 +142,25 @@ async fn pack(
         // While others are under way, more gathers.
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let since = first.since;
-        let mut len = first.write.len() + HEAD_BYTES;
+        let (mut len, mut cost) = (first.write.len() + HEAD_BYTES, first.cost);
         let mut group = vec![first];
         while group.len() < WRITES_MAX && len < BYTES_MAX {
             let Ok(next) = queue.try_recv() else { break };
             len += next.write.len() + HEAD_BYTES;
+            cost += next.cost;
             group.push(next);
         }
-        let (writes, dones): (Writes, Vec<_>) =
-            group.into_iter().map(|one| ((one.request, one.write), one.done)).unzip();
-        let handed = hand_on(writes, since);
+        let (mut writes, mut kept, mut dones) = (Writes::new(), Kept::new(), Vec::new());
+        for one in group {
+            writes.push((one.request, one.write));
+            kept.push(one.prepared);
+            dones.push(one.done);
+        }
+        let handed = hand_on(writes, kept, since);
         let bytes = bytes.clone();
         spawn(async move {
             let written = handed.await;
-            bytes.fetch_sub(len, Ordering::Relaxed);
+            bytes.fetch_sub(cost, Ordering::Relaxed);
             drop(permit);
             // Who asked may have gone.
             match written {

@@ -27,7 +27,7 @@ use crate::metrics::Meters;
 use crate::planted::{self, Bug};
 use crate::read::Progress;
 use crate::snapshot::{Home, SnapshotData};
-use crate::types::{Applied, Entry, LogId, StoredMembership, TypeConfig, blocking};
+use crate::types::{Applied, Entry, Kept, LogId, StoredMembership, TypeConfig, blocking};
 
 type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -119,10 +119,10 @@ impl StateMachine {
     pub(crate) fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Vec<Ack>>> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         let mut place = self.place.lock();
-        let mut writes: Vec<&[u8]> = Vec::with_capacity(entries.len());
+        let mut writes: Vec<(&[u8], Kept)> = Vec::with_capacity(entries.len());
         for entry in entries {
             match &entry.payload {
-                EntryPayload::Normal(proposed) => writes.push(&proposed.0),
+                EntryPayload::Normal(proposed) => writes.push((&proposed.0, proposed.take_kept())),
                 EntryPayload::Membership(membership) => {
                     place.used.extend(membership.nodes().map(|(id, _)| *id));
                     place.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -139,7 +139,7 @@ impl StateMachine {
             let applied = Some(LogId { index: last.log_id.index.saturating_sub(1), ..last.log_id });
             noted = Place { applied, ..place.clone() }.encode();
         }
-        let mut acks = self.db.apply(&writes, &noted)?.into_iter();
+        let mut acks = self.db.apply_prepared(writes, &noted)?.into_iter();
         self.progress.send_replace(progress_of(&place, &self.db));
         let of = |entry: &Entry| match &entry.payload {
             EntryPayload::Normal(_) => acks.next().unwrap_or_default(),

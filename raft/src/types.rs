@@ -1,10 +1,12 @@
 //! What openraft must know of us. No type of openraft is named outside this crate.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use lumen::Ack;
+use lumen::{Ack, Prepared};
 use openraft::alias;
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
@@ -71,8 +73,37 @@ pub struct Member {
 }
 
 /// The payload of an entry: writes of clients, encoded by `lumen::entry`. Clones share the bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Proposed(pub Bytes);
+#[derive(Clone)]
+pub(crate) struct Proposed(pub Bytes, Option<Arc<Mutex<Kept>>>);
+
+/// Writes as they were prepared on this node, so that they need not be read back when they are applied; none of those that
+/// came from other nodes.
+pub(crate) type Kept = Vec<Option<Prepared>>;
+
+impl Proposed {
+    /// Of writes that are known by their bytes alone.
+    pub(crate) fn of(bytes: Bytes) -> Proposed {
+        Proposed(bytes, None)
+    }
+
+    /// Of writes that were prepared here, in the order in which they stand in the bytes.
+    pub(crate) fn prepared(bytes: Bytes, kept: Kept) -> Proposed {
+        Proposed(bytes, kept.iter().any(Option::is_some).then(|| Arc::new(Mutex::new(kept))))
+    }
+
+    /// What was kept of them, once.
+    pub(crate) fn take_kept(&self) -> Kept {
+        self.1.as_ref().map(|kept| std::mem::take(&mut *kept.lock())).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Proposed {
+    fn eq(&self, other: &Proposed) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Proposed {}
 
 impl fmt::Debug for Proposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -58,21 +58,28 @@ impl Node {
     ///
     /// Errors: [`NoLeader`](crate::Error::NoLeader) when nothing was handed to a log; [`Unknown`](crate::Error::Unknown)
     /// when the time ran out after that; [`Busy`](crate::Error::Busy) when too much is under way.
-    pub async fn write(&self, prepared: Prepared, key: Option<[u8; 16]>, patience: Duration) -> Result<Ack> {
+    pub async fn write(
+        &self,
+        mut prepared: Prepared,
+        key: Option<[u8; 16]>,
+        patience: Duration,
+    ) -> Result<Ack> {
         let until = Instant::now() + patience;
-        let write = Bytes::from(prepared.into_payload());
+        let write = Bytes::from(prepared.take_payload());
         let Some(key) = key else {
             let request = self.inner.requests.lock().begin();
             let _open = Open { node: self, number: request.number };
-            return self.send(Request::Node(request), write, until).await;
+            return self.send(Request::Node(request), write, prepared, until).await;
         };
-        self.send(Request::Key(key), write, until).await
+        self.send(Request::Key(key), write, prepared, until).await
     }
 
-    async fn send(&self, request: Request, write: Bytes, until: Instant) -> Result<Ack> {
+    async fn send(&self, request: Request, write: Bytes, prepared: Prepared, until: Instant) -> Result<Ack> {
         let leader = &self.inner.leader;
+        // Of use to this node's log alone, and once: an attempt that fails may have taken it there.
+        let mut prepared = Some(prepared);
         let attempt = || {
-            let write = write.clone();
+            let (write, prepared) = (write.clone(), prepared.take());
             let request = match request {
                 _ if planted::is(Bug::WritesWithoutNames) => Request::None,
                 Request::Node(_) if planted::is(Bug::AsksUnderAnotherName) => {
@@ -82,8 +89,8 @@ impl Node {
             };
             async move {
                 match leader.number() {
-                    Some(id) if id == leader.id => self.write_here(request, write).await,
-                    Some(_) => self.inner.forwarder.write(request, write).await,
+                    Some(id) if id == leader.id => self.write_here(request, write, prepared).await,
+                    Some(_) => self.inner.forwarder.write(request, write, None).await,
                     None => Err(Error::NoLeader { reason: "none is known here".into() }),
                 }
             }
@@ -92,10 +99,15 @@ impl Node {
     }
 
     /// Hands a write to this node's log, if it leads.
-    pub(crate) async fn write_here(&self, request: Request, write: Bytes) -> Result<Ack> {
+    pub(crate) async fn write_here(
+        &self,
+        request: Request,
+        write: Bytes,
+        prepared: Option<Prepared>,
+    ) -> Result<Ack> {
         let refused = || self.inner.meters.writes_refused.add(1);
         self.inner.db.admits().inspect_err(|_| refused())?;
-        let done = self.inner.coalescer.write(request, write).await;
+        let done = self.inner.coalescer.write(request, write, prepared).await;
         if matches!(done, Err(Error::Busy { .. })) {
             refused();
         }

@@ -127,7 +127,7 @@ mod tests {
 
     fn entry(index: u64) -> Entry {
         let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
-        Entry { log_id, payload: EntryPayload::Normal(Proposed(Bytes::from_static(&[7; 75]))) } // 100 bytes in all
+        Entry { log_id, payload: EntryPayload::Normal(Proposed::of(Bytes::from_static(&[7; 75]))) } // 100 bytes in all
     }
 
     /// Entries 0 to 9 in records 1 to 10, and 10 to 19 in records 21 to 30.

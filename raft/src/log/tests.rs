@@ -94,7 +94,7 @@ impl Operation {
                 let entry = |index| {
                     let bytes = vec![index as u8; random.below(1500) as usize];
                     let log_id = LogId { leader_id, index };
-                    Entry { log_id, payload: EntryPayload::Normal(Proposed(Bytes::from(bytes))) }
+                    Entry { log_id, payload: EntryPayload::Normal(Proposed::of(Bytes::from(bytes))) }
                 };
                 let next = content.next();
                 let count = 1 + (next % 3);
@@ -210,7 +210,7 @@ fn a_purge_may_end_anywhere_and_the_next_one_too() {
     {
         let vfs = Memory::new();
         let log = open(&vfs, false).expect("opens");
-        let payload = EntryPayload::Normal(Proposed(Bytes::from(vec![1; 900])));
+        let payload = EntryPayload::Normal(Proposed::of(Bytes::from(vec![1; 900])));
         for index in 0..60 {
             Operation::Append(vec![Entry { log_id: id(index), payload: payload.clone() }])
                 .run(&log)
@@ -266,7 +266,7 @@ fn who_asks_for_entries_that_are_gone_gets_none() {
     // The rest would be taken for what was asked for, and sent to a follower with a gap.
     let mut log = open(&Memory::new(), false).expect("opens");
     let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
-    let payload = EntryPayload::Normal(Proposed(Bytes::from(vec![1; 900])));
+    let payload = EntryPayload::Normal(Proposed::of(Bytes::from(vec![1; 900])));
     let entries: Vec<Entry> = (0..60).map(|n| Entry { log_id: id(n), payload: payload.clone() }).collect();
     Operation::Append(entries.clone()).run(&log).expect("appended");
     Operation::Purge(id(29)).run(&log).expect("purged");
@@ -384,7 +384,7 @@ fn each_life_has_a_larger_number_whatever_the_log_lets_go() {
         before = log.boot();
         let id = |index| LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
         let next = log.entries().1;
-        let payload = EntryPayload::Normal(Proposed(Bytes::from(vec![1; 9000])));
+        let payload = EntryPayload::Normal(Proposed::of(Bytes::from(vec![1; 9000])));
         let entries =
             (next..next + 3).map(|index| Entry { log_id: id(index), payload: payload.clone() }).collect();
         Operation::Append(entries).run(&log).expect("appended");
