@@ -121,6 +121,9 @@ impl Node {
                 message::written(&join_all(writes).await)
             }
             Request::Read => message::indexed(&read_index(&self.inner.leader).await),
+            Request::Confirm(vote) => {
+                message::confirmed(self.confirms(vote).await.map_err(|error| fatal(error.to_string()))?)
+            }
             // Who joins knows no leader: whoever it asks sends it on.
             Request::Change(change @ Change::Join { .. }) => {
                 message::changed(&self.change(change, JOIN_PATIENCE).await)

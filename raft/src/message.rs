@@ -12,6 +12,8 @@
 //!   answer:  │ count: varint │ { 0 │ seq: varint │ outcome: slice   or an error } … │    in the same order
 //! read:      │ 9 │ group: u32 │                                     at which entry may a read be served?
 //!   answer:  │ 0 │ log id │    or an error
+//! confirm:   │ 11 │ group: u32 │ leader's vote │                     do you still follow it?
+//!   answer:  │ follows: u8 │
 //! change:    │ 10 │ group: u32 │ 1 │ id: varint │ member │                                    a learner
 //!                              │ 2 │ retain: u8 │ voters: varint │ { id: varint } … │          who votes
 //!                              │ 3 │ id: varint │ member │                                    it joins; 0: it has no id
@@ -37,7 +39,7 @@ use crate::codec;
 use crate::error::{Error, Result};
 use crate::membership::Change;
 use crate::propose::Writes;
-use crate::types::{Entry, LogId, TypeConfig};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 const APPEND: u8 = 1;
 const VOTE: u8 = 2;
@@ -46,6 +48,7 @@ const TRANSFER: u8 = 4;
 const WRITES: u8 = 8;
 const READ: u8 = 9;
 const CHANGE: u8 = 10;
+const CONFIRM: u8 = 11;
 
 /// The least bytes of a write: one that says of its request that it has no name, and the length.
 const WRITE_BYTES_MIN: usize = 2;
@@ -61,6 +64,7 @@ pub(crate) enum Request {
     Transfer(TransferLeaderRequest<TypeConfig>),
     Writes(Writes),
     Read,
+    Confirm(Vote),
     Change(Change),
 }
 
@@ -129,6 +133,7 @@ pub(crate) fn read(group: u32, bytes: &Bytes) -> Option<Request> {
             Request::Writes(writes)
         }
         READ => Request::Read,
+        CONFIRM => Request::Confirm(codec::read_vote(&mut decoder)?),
         CHANGE => Request::Change(read_change(&mut decoder)?),
         _ => return None,
     };
@@ -148,6 +153,20 @@ pub(crate) fn write(group: u32, writes: &[(lumen::Request, Bytes)]) -> Bytes {
 
 pub(crate) fn read_index(group: u32) -> Bytes {
     head(READ, group).into()
+}
+
+pub(crate) fn confirm(group: u32, vote: &Vote) -> Bytes {
+    let mut out = head(CONFIRM, group);
+    codec::put_vote(&mut out, vote);
+    out.into()
+}
+
+pub(crate) fn confirmed(follows: bool) -> Bytes {
+    Bytes::from(vec![u8::from(follows)])
+}
+
+pub(crate) fn read_confirmed(bytes: &Bytes) -> Option<bool> {
+    whole(bytes, |decoder| decoder.flag())
 }
 
 pub(crate) fn change(group: u32, change: &Change) -> Bytes {

@@ -22,6 +22,9 @@ struct Wires {
     nodes: BTreeMap<u64, Node>,
     /// From, to.
     cut: BTreeSet<(u64, u64)>,
+    /// Answers to entries that wait: from, to. They get through afterwards, whatever was cut meanwhile.
+    held: BTreeSet<(u64, u64)>,
+    late: BTreeSet<(u64, u64)>,
 }
 
 /// A network in this process.
@@ -54,6 +57,24 @@ impl Net {
 
     fn heal(&self) {
         self.wires.lock().cut.clear();
+    }
+
+    /// Answers of a node to another wait, as in the socket of one that is stopped.
+    fn hold(&self, from: u64, to: u64) {
+        let mut wires = self.wires.lock();
+        wires.held.insert((from, to));
+        wires.late.insert((from, to));
+    }
+
+    fn let_through(&self, from: u64, to: u64) {
+        self.wires.lock().held.remove(&(from, to));
+    }
+
+    async fn answers_come(&self, from: u64, to: u64) -> bool {
+        while self.wires.lock().held.contains(&(from, to)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.wires.lock().late.contains(&(from, to)) || self.reach(from, to).is_ok()
     }
 }
 
@@ -98,7 +119,12 @@ impl Transport for End {
             let requests =
                 requests.take_while(move |_| std::future::ready(there.reach(from, to).is_ok())).boxed();
             let answers = node.answer_stream(requests);
-            Ok(answers.take_while(move |_| std::future::ready(net.reach(to, from).is_ok())).boxed())
+            let answers = answers.then(move |answer| {
+                let net = net.clone();
+                async move { net.answers_come(to, from).await.then_some(answer) }
+            });
+            let answers = answers.take_while(|answer| std::future::ready(answer.is_some()));
+            Ok(answers.filter_map(std::future::ready).boxed())
         })
     }
 }
@@ -184,10 +210,15 @@ async fn create(node: &Node) {
 }
 
 async fn put(node: &Node, id: &str, title: &str) -> Result<lumen::Ack, Error> {
+    node.read_barrier(PATIENCE).await?; // the collection must be known here
+    put_here(node, id, title).await
+}
+
+/// The same of one that knows the collection, without asking the others.
+async fn put_here(node: &Node, id: &str, title: &str) -> Result<lumen::Ack, Error> {
     let source = format!(r#"{{"title":"{title}"}}"#).into_bytes();
     let write =
         Write::Put { collection: "books".into(), id: id.into(), source, condition: Condition::Always };
-    node.read_barrier(PATIENCE).await?; // the collection must be known here
     node.write(node.prepare(write)?, None, PATIENCE).await
 }
 
@@ -241,6 +272,43 @@ async fn a_leader_that_is_cut_off_is_replaced_and_nothing_is_lost() {
     assert!(metrics.quorum_ack_age.is_none_or(|age| age > Duration::from_secs(1)), "{metrics:?}");
     cluster.net.heal();
     assert_eq!(found(&cluster.node(first), "meanwhile").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_replaced_takes_no_old_acknowledgement_for_a_new_one() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let old = cluster.leader().await;
+    create(&cluster.node(old)).await;
+    put(&cluster.node(old), "a", "before").await.expect("put");
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
+    // Entries reach the others, and their acknowledgements wait where the leader will find them.
+    others.iter().for_each(|other| cluster.net.hold(*other, old));
+    let leader = cluster.node(old);
+    let last = leader.status().last_log_index;
+    let writer = leader.clone();
+    let write = tokio::spawn(async move { put_here(&writer, "b", "meanwhile").await });
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while others.iter().any(|id| cluster.node(*id).status().last_log_index <= last) {
+        assert!(tokio::time::Instant::now() < until, "the entry does not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // It is replaced, and does not hear of it.
+    cluster.net.cut_off(old, &others);
+    put(&cluster.node(others[0]), "c", "newer").await.expect("put");
+    let reader = leader.clone();
+    let read =
+        tokio::spawn(async move { reader.read(Consistency::Linearizable, Duration::from_secs(2)).await });
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    // The first acknowledgement commits the entry, of which the other node is told; the second is from before that.
+    cluster.net.let_through(others[0], old);
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    cluster.net.let_through(others[1], old);
+    let read = read.await.expect("no panic");
+    assert!(matches!(read, Err(Error::NoLeader { .. })), "read at {:?}", read.map(|snapshot| snapshot.seq()));
+    // What it had been told to write was committed all the same.
+    write.await.expect("no panic").expect("written");
+    cluster.net.heal();
+    assert_eq!(found(&cluster.node(old), "newer").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
