@@ -60,6 +60,13 @@ pub(crate) fn check_name(name: &str) -> Result<(), Rejection> {
     Err(Rejection::InvalidName { reason: reason.into() })
 }
 
+/// Names of spaces are as those of collections.
+pub(crate) fn check_space(name: &str) -> Result<(), Rejection> {
+    check_name(name).map_err(|_| Rejection::InvalidName {
+        reason: "a space's name is 1 to 128 bytes of letters, digits, '-', '_' and '.', starting with a letter or digit".into(),
+    })
+}
+
 /// Ids are 1 to 512 bytes without control characters.
 pub(crate) fn check_id(id: &str) -> Result<(), Rejection> {
     if !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.chars().any(char::is_control) {

@@ -16,12 +16,17 @@ use parking_lot::Mutex;
 
 use crate::entry::{Proposal, Request};
 use crate::error::{Error, Rejection, Result};
+use crate::expiry;
 use crate::indexing;
 use crate::journal::{Journal, JournalStats};
+use crate::keys::{Due, KEY_BYTES_MAX, KeyLimits, KeyWrite, VALUE_BYTES_MAX};
 use crate::open;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::write::{Ack, Prepared, Write};
+
+/// What expires in one entry, at most.
+const EXPIRED_AT_ONCE: usize = 256;
 
 /// How a database is set up.
 #[derive(Clone)]
@@ -46,6 +51,10 @@ pub struct Options {
     pub read_only: bool,
     /// Where random numbers come from (file tags, the store's id); nothing that replicas share depends on it.
     pub random: fn() -> u64,
+    /// Bytes of a key of a key-value, at most. Default 8 KiB.
+    pub key_bytes_max: usize,
+    /// Bytes of the value of a key-value, at most. Default 16 MiB.
+    pub value_bytes_max: usize,
     /// The time in milliseconds since 1970: for what is proposed here, and when tables were written. Default: the system's.
     pub clock: fn() -> u64,
 }
@@ -63,6 +72,8 @@ impl Default for Options {
             vfs: engine.vfs,
             read_only: engine.read_only,
             random: engine.random,
+            key_bytes_max: KEY_BYTES_MAX,
+            value_bytes_max: VALUE_BYTES_MAX,
             clock: engine.clock,
         }
     }
@@ -104,6 +115,8 @@ pub struct CollectionStats {
 
 pub(crate) struct Inner {
     pub store: Arc<Store>,
+    pub limits: KeyLimits,
+    pub clock: fn() -> u64,
     /// None of a replica.
     pub journal: Option<Arc<Journal>>,
     /// What went wrong where no caller could be told.
@@ -140,7 +153,7 @@ impl Database {
         if options.read_only {
             journal.close();
         }
-        Database::start(store, Some(journal), threaded)
+        Database::start(store, Some(journal), threaded, &options)
     }
 
     /// Opens a database that follows a log kept elsewhere. It stands at [`Database::durable_position`]; what the log holds after
@@ -157,14 +170,27 @@ impl Database {
         }
         let (store, _) = open::open_store(dir, &options)?;
         store.engine.remove_orphans()?;
-        Database::start(store, None, options.threads > 0 && !options.read_only)
+        Database::start(store, None, options.threads > 0 && !options.read_only, &options)
     }
 
-    fn start(store: Arc<Store>, journal: Option<Arc<Journal>>, threaded: bool) -> Result<Database> {
+    fn start(
+        store: Arc<Store>,
+        journal: Option<Arc<Journal>>,
+        threaded: bool,
+        options: &Options,
+    ) -> Result<Database> {
+        let limits = KeyLimits { key: options.key_bytes_max, value: options.value_bytes_max };
+        let clock = options.clock;
         let (stop, failure) = (Arc::new(AtomicBool::new(false)), Arc::new(OnceLock::new()));
         let mut threads = Vec::new();
         if threaded {
             if let Some(journal) = journal.clone() {
+                let (store, stop) = (store.clone(), stop.clone());
+                let expire = {
+                    let (store, journal) = (store.clone(), journal.clone());
+                    move || expire(&store, &journal, clock())
+                };
+                threads.push(spawn("lumen-expiry", move || expiry::run(&store, clock, &stop, expire))?);
                 threads.push(spawn("lumen-journal", move || journal.run())?);
             }
             let (store, journal) = (store.clone(), journal.clone());
@@ -173,7 +199,8 @@ impl Database {
             threads.push(spawn("lumen-merge", merge)?);
         }
         let threads = Mutex::new(threads);
-        let inner = Inner { store, journal, failure, stop, threads, closed: AtomicBool::new(false) };
+        let closed = AtomicBool::new(false);
+        let inner = Inner { store, limits, clock, journal, failure, stop, threads, closed };
         Ok(Database { inner: Arc::new(inner) })
     }
 
@@ -185,7 +212,7 @@ impl Database {
     /// Checks, parses and analyses a write in the caller's thread; writes nothing. Many threads may prepare at once.
     pub fn prepare(&self, write: Write) -> std::result::Result<Prepared, Rejection> {
         let moment = self.inner.store.moment.load();
-        Prepared::new(&moment.catalog, write)
+        Prepared::new(&moment.catalog, &self.inner.limits, write)
     }
 
     /// Writes and waits until the write is durable and searchable. A refusal that depends on the data comes back as
@@ -217,6 +244,18 @@ impl Database {
             Some(journal) => journal.propose(Proposal { request, prepared }, Box::new(done)),
             None => done(Err(Error::Replica)),
         }
+    }
+
+    /// What has expired by `now` (milliseconds since 1970), at most `most` of it, and when the next does: for who keeps the log
+    /// of a replica, to have it taken away by [`KeyWrite::Expire`].
+    pub fn due(&self, now: u64, most: usize) -> Result<(Vec<Due>, Option<u64>)> {
+        expiry::due(&self.inner.store, now, most)
+    }
+
+    /// Takes away what has expired, and answers when the next does. Done by itself where there are threads.
+    pub fn expire(&self) -> Result<Option<u64>> {
+        let journal = self.inner.journal.as_ref().ok_or(Error::Replica)?;
+        expire(&self.inner.store, journal, (self.inner.clock)())
     }
 
     /// The sequence number that a snapshot taken now has, or one before it.
@@ -353,6 +392,7 @@ impl Inner {
     fn join(&self) {
         self.stop.store(true, Ordering::Release);
         self.store.bell.notify_all();
+        self.store.alarm.ring();
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join(); // a thread that panicked has nothing more to say
         }
@@ -365,6 +405,25 @@ impl Drop for Inner {
         self.journal.iter().for_each(|journal| journal.close());
         self.join();
         self.store.engine.stop();
+    }
+}
+
+/// Writes that goes what has expired.
+fn expire(store: &Store, journal: &Journal, now: u64) -> Result<Option<u64>> {
+    let mut before = None;
+    loop {
+        let (due, next) = expiry::due(store, now, EXPIRED_AT_ONCE)?;
+        // Still there: the clock went back, and by the log's time it has not expired yet.
+        if due.is_empty() || due.first() == before.as_ref() {
+            return Ok(next);
+        }
+        before = due.first().cloned();
+        let write = Write::Keys(KeyWrite::Expire { due });
+        let prepared = Prepared::new(&store.moment.load().catalog, &KeyLimits::NONE, write)?;
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let done = move |result| drop(sender.send(result));
+        journal.propose(Proposal { request: Request::None, prepared }, Box::new(done));
+        receiver.recv().unwrap_or(Err(Error::Closed))?;
     }
 }
 

@@ -167,6 +167,7 @@ pub fn describe(payload: &[u8]) -> String {
         Write::DropCollection { name } => format!("drop {name}"),
         Write::Put { collection, id, source, .. } => format!("put {collection}/{id} {} bytes", source.len()),
         Write::Delete { collection, id, .. } => format!("delete {collection}/{id}"),
+        Write::Keys(write) => write.describe(),
         Write::Batch(_) => "batch".into(),
     });
     let more = parts.len().saturating_sub(3);
@@ -177,6 +178,7 @@ pub fn describe(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::KeyLimits;
     use crate::mapping::Mapping;
 
     #[test]
@@ -186,6 +188,7 @@ mod tests {
         let prepared = |name: &str| {
             Prepared::new(
                 &catalog,
+                &KeyLimits::NONE,
                 Write::CreateCollection { name: name.into(), mapping: Mapping::default() },
             )
             .expect("good")

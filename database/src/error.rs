@@ -47,6 +47,26 @@ pub enum Rejection {
         /// Its version; `None` when it does not exist.
         current: Option<u64>,
     },
+    /// The key-value is not of the version that the write asked for.
+    #[error("key {} {}", lumen_engine::inspect::printable(key), version_text(*current))]
+    KeyConflict {
+        /// Its key.
+        key: Vec<u8>,
+        /// Its version; `None` when it does not exist.
+        current: Option<u64>,
+    },
+    /// There is no lease of this number, or none any more.
+    #[error("there is no lease {lease}; it may have expired")]
+    LeaseNotFound {
+        /// Its number.
+        lease: u64,
+    },
+    /// There is a lease of this number.
+    #[error("lease {lease} is there already")]
+    LeaseExists {
+        /// Its number.
+        lease: u64,
+    },
     /// A name or id that cannot be.
     #[error("{reason}")]
     InvalidName {
@@ -83,7 +103,9 @@ impl Rejection {
             Rejection::SchemaConflict { .. } => "schema_conflict",
             Rejection::Mapping { .. } => "mapping",
             Rejection::Validation { .. } => "validation",
-            Rejection::VersionConflict { .. } => "version_conflict",
+            Rejection::VersionConflict { .. } | Rejection::KeyConflict { .. } => "version_conflict",
+            Rejection::LeaseNotFound { .. } => "lease_not_found",
+            Rejection::LeaseExists { .. } => "lease_exists",
             Rejection::InvalidName { .. } => "invalid_name",
             Rejection::TooLarge { .. } => "too_large",
             Rejection::KeyReused => "idempotency_mismatch",

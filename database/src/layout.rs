@@ -5,8 +5,13 @@
 //! │ 1 │ collection name │                      │ id: u32 BE │ mapping as JSON │              catalog
 //! │ 2 │ collection id: u32 BE │ document id │  │ header │ document as JSON │                  documents
 //! │ 3 │ generation: u32 BE │ request key: 16 │ │ digest: u64 │ seq: varint │ outcome │        answered requests
+//! │ 4 │ space │ 0 │ key │                      │ head │ value │                               key-values
+//! │ 5 │ lease: u64 BE │                        │ ttl: varint, ms │ expires: varint │           leases
+//! │ 6 │ lease: u64 BE │ space │ 0 │ key │                                                      the keys of a lease
+//! │ 7 │ expires: u64 BE │ 1 │ space │ 0 │ key │ or │ 2 │ lease: u64 BE │                       what expires when
 //!
 //! header:  │ uid: varint │ fields: varint │ field: varint ‖ tokens: varint … │
+//! head:    │ 0 │ kept until it is deleted    │ 1 │ expires: varint │    │ 2 │ lease: varint │
 //! ```
 //!
 //! The header lets a replacement take the old document out of the index without reading its text again: `uid` finds its
@@ -26,6 +31,10 @@ use crate::write::{Ack, Outcome};
 const CATALOG: u8 = 1;
 const DOCUMENTS: u8 = 2;
 const REQUESTS: u8 = 3;
+const KEYS: u8 = 4;
+const LEASES: u8 = 5;
+const LEASED: u8 = 6;
+const EXPIRING: u8 = 7;
 
 /// How long a generation of answered requests is, in milliseconds.
 const GENERATION_MS: u64 = 12 * 3600 * 1000;
@@ -88,6 +97,142 @@ pub(crate) fn decode_answer(value: &[u8]) -> Option<(u64, Ack)> {
     let (digest, seq) = (decoder.u64()?, decoder.varint()?);
     let outcome = Outcome::decode(&value[decoder.position()..])?;
     Some((digest, Ack { seq, outcome }))
+}
+
+/// The key of a key-value, or with an empty `key` what all of its space begin with.
+pub(crate) fn kv_key(space: &str, key: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(2 + space.len() + key.len());
+    record.push(KEYS);
+    record.extend_from_slice(space.as_bytes());
+    record.push(0);
+    record.extend_from_slice(key);
+    record
+}
+
+/// What the keys of all key-values begin with.
+pub(crate) const KV_PREFIX: [u8; 1] = [KEYS];
+
+/// Space and key, of the key of a key-value without its first byte.
+fn split_kv(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
+}
+
+/// Space and key of the key of a key-value.
+pub(crate) fn decode_kv_key(record: &[u8]) -> Option<(&str, &[u8])> {
+    split_kv(record.strip_prefix(&KV_PREFIX)?)
+}
+
+/// Until when a key-value is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Until it is deleted.
+    Always,
+    /// Until this time of the log, in milliseconds since 1970.
+    Until(u64),
+    /// As long as this lease.
+    Lease(u64),
+}
+
+/// A key-value's record.
+pub(crate) fn encode_kv(kept: Kept, value: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(10 + value.len());
+    match kept {
+        Kept::Always => record.push(0),
+        Kept::Until(expires) => {
+            record.push(1);
+            put_varint(&mut record, expires);
+        }
+        Kept::Lease(lease) => {
+            record.push(2);
+            put_varint(&mut record, lease);
+        }
+    }
+    record.extend_from_slice(value);
+    record
+}
+
+/// The parts of a key-value's record.
+pub(crate) fn decode_kv(record: &[u8]) -> Option<(Kept, &[u8])> {
+    let mut decoder = Decoder::new(record);
+    let kept = match decoder.u8()? {
+        0 => Kept::Always,
+        1 => Kept::Until(decoder.varint()?),
+        2 => Kept::Lease(decoder.varint()?),
+        _ => return None,
+    };
+    Some((kept, &record[decoder.position()..]))
+}
+
+/// The key of a lease.
+pub(crate) fn lease_key(lease: u64) -> Vec<u8> {
+    [&[LEASES][..], &lease.to_be_bytes()].concat()
+}
+
+/// A lease's record: how long it lasts, and until when it does, in milliseconds.
+pub(crate) fn encode_lease(ttl: u64, expires: u64) -> Vec<u8> {
+    let mut record = Vec::new();
+    put_varint(&mut record, ttl);
+    put_varint(&mut record, expires);
+    record
+}
+
+/// The parts of a lease's record.
+pub(crate) fn decode_lease(record: &[u8]) -> Option<(u64, u64)> {
+    let mut decoder = Decoder::new(record);
+    let parts = (decoder.varint()?, decoder.varint()?);
+    decoder.is_empty().then_some(parts)
+}
+
+/// The key that says that a key-value, by the key of its record, is kept by a lease. With an empty one: what all of the lease
+/// begin with.
+pub(crate) fn leased_key(lease: u64, record: &[u8]) -> Vec<u8> {
+    [&[LEASED][..], &lease.to_be_bytes(), record.get(1..).unwrap_or_default()].concat()
+}
+
+/// The key of a key-value's record that such a key names.
+pub(crate) fn decode_leased_key(key: &[u8]) -> Option<Vec<u8>> {
+    Some([&KV_PREFIX[..], key.get(9..)?].concat())
+}
+
+/// What expires.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expiring {
+    /// A key-value, by the key of its record.
+    KeyValue(Vec<u8>),
+    /// A lease, with all that it keeps.
+    Lease(u64),
+}
+
+/// The key that says when something expires.
+pub(crate) fn expiring_key(expires: u64, what: &Expiring) -> Vec<u8> {
+    let mut key = vec![EXPIRING];
+    key.extend_from_slice(&expires.to_be_bytes());
+    match what {
+        Expiring::KeyValue(record) => {
+            key.push(1);
+            key.extend_from_slice(&record[1..]);
+        }
+        Expiring::Lease(lease) => {
+            key.push(2);
+            key.extend_from_slice(&lease.to_be_bytes());
+        }
+    }
+    key
+}
+
+/// What all such keys begin with.
+pub(crate) const EXPIRING_PREFIX: [u8; 1] = [EXPIRING];
+
+/// When something expires, and what, of such a key.
+pub(crate) fn decode_expiring_key(key: &[u8]) -> Option<(u64, Expiring)> {
+    let (expires, rest) = key.strip_prefix(&EXPIRING_PREFIX)?.split_first_chunk::<8>()?;
+    let what = match rest.split_first()? {
+        (1, rest) => Expiring::KeyValue([&KV_PREFIX[..], rest].concat()),
+        (2, rest) => Expiring::Lease(u64::from_be_bytes(rest.try_into().ok()?)),
+        _ => return None,
+    };
+    Some((u64::from_be_bytes(*expires), what))
 }
 
 /// A catalog record.
@@ -229,6 +374,16 @@ mod tests {
     #[test]
     fn records_come_back() {
         let lengths = vec![(FieldId(0), 7), (FieldId(300), 1)];
+        let record = kv_key("space", b"a\0b");
+        assert_eq!(decode_kv_key(&record), Some(("space", &b"a\0b"[..])));
+        assert_eq!(decode_leased_key(&leased_key(7, &record)), Some(record.clone()));
+        for kept in [Kept::Always, Kept::Until(1 << 40), Kept::Lease(300)] {
+            assert_eq!(decode_kv(&encode_kv(kept, b"value")), Some((kept, &b"value"[..])));
+        }
+        assert_eq!(decode_lease(&encode_lease(5000, 1 << 40)), Some((5000, 1 << 40)));
+        for what in [Expiring::KeyValue(record), Expiring::Lease(9)] {
+            assert_eq!(decode_expiring_key(&expiring_key(1 << 40, &what)), Some((1 << 40, what)));
+        }
         let value = encode_document(99, &lengths, b"{}");
         assert_eq!(decode_document(&value), Some((Header { uid: 99, lengths }, &b"{}"[..])));
         let state = State {

@@ -27,9 +27,9 @@
 //!
 //! # The map, in reading order
 //!
-//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check it, [`entry`] is how a log carries it, `journal` makes
+//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check documents, [`keys`] is what goes in for key-values, [`entry`] is how a log carries it, `journal` makes
 //! it durable in groups, `sessions` knows which requests were answered before, `apply` turns it into engine records (drawn in
-//! `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it, `indexing` keeps the indexes on
+//! `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it, `expiry` takes away what has expired, `indexing` keeps the indexes on
 //! disk in step with the tables. [`database`](mod@database) is the handle, `open` brings it up, `replica` lets it follow a log
 //! that is kept elsewhere. [`check`](mod@check) and [`inspect`](mod@inspect) look at files.
 #![forbid(unsafe_code)]
@@ -40,12 +40,14 @@ pub mod entry;
 pub mod error;
 pub mod inspect;
 pub mod journal;
+pub mod keys;
 pub mod mapping;
 pub mod snapshot;
 pub mod write;
 
 mod apply;
 mod catalog;
+mod expiry;
 mod fields;
 mod indexing;
 mod layout;
@@ -54,6 +56,7 @@ mod replica;
 mod sessions;
 mod store;
 
+pub use lumen_engine::key::prefix_end;
 pub use lumen_engine::stats::Stats as EngineStats;
 pub use lumen_index::Analyzer;
 
@@ -61,6 +64,9 @@ pub use crate::database::{CollectionStats, Database, Options, Stats};
 pub use crate::entry::{NodeRequest, Proposal, Request};
 pub use crate::error::{Error, Rejection};
 pub use crate::journal::JournalStats;
+pub use crate::keys::{Due, DueWhat, KeyOutcome, KeyWrite, Previous, Until};
 pub use crate::mapping::{FieldMapping, FieldType, Mapping};
-pub use crate::snapshot::{Document, Hit, SearchRequest, SearchResults, Snapshot};
+pub use crate::snapshot::{
+    Document, Hit, KeyRange, KeyRow, KeyValue, LeaseState, SearchRequest, SearchResults, Snapshot,
+};
 pub use crate::write::{Ack, Condition, Outcome, Prepared, Write};

@@ -17,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::database::Options;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
+use crate::expiry::Alarm;
 use crate::indexing;
 use crate::layout::{self, State};
 use crate::mapping::Mapping;
@@ -51,7 +52,7 @@ pub(crate) fn open_store(dir: &Path, options: &Options) -> Result<(Arc<Store>, S
     let state = load_state(&engine, options.random)?;
     let mut live = load_live(&engine, &state)?;
     let durable = engine.durable_seq();
-    let empty = Moment { seq: durable, catalog: Arc::default(), views: BTreeMap::new() };
+    let empty = Moment { seq: durable, time: 0, catalog: Arc::default(), views: BTreeMap::new() };
     let store = Arc::new(Store {
         engine,
         id: state.store,
@@ -59,6 +60,7 @@ pub(crate) fn open_store(dir: &Path, options: &Options) -> Result<(Arc<Store>, S
         moment: ArcSwap::from_pointee(empty),
         epoch: AtomicU64::new(0),
         bell: Condvar::new(),
+        alarm: Alarm::new(),
         index_bytes: AtomicU64::new(0),
         journal: OnceLock::new(),
     });
@@ -79,6 +81,7 @@ pub(crate) fn load_live(engine: &Engine, state: &State) -> Result<Live> {
         dropped_files: orphaned_attachments(engine)?,
         applied: engine.durable_seq(),
         time: state.time,
+        expires_next: None,
         generation: state.generation,
         position: state.position.clone(),
         sessions: state.sessions.clone(),

@@ -13,11 +13,14 @@ use lumen_index::{Index, View};
 use parking_lot::{Condvar, Mutex};
 
 use crate::catalog::Catalog;
+use crate::expiry::Alarm;
 use crate::sessions::Sessions;
 
 /// Everything readers see, as of one sequence number.
 pub(crate) struct Moment {
     pub seq: u64,
+    /// The log's time then, in milliseconds since 1970.
+    pub time: u64,
     pub catalog: Arc<Catalog>,
     /// Index views by collection id.
     pub views: BTreeMap<u32, Arc<View>>,
@@ -79,6 +82,8 @@ pub(crate) struct Live {
     pub applied: u64,
     /// The latest time of an entry, in milliseconds since 1970: the log's own clock, the same on every replica.
     pub time: u64,
+    /// The first time at which something expires of what was written since the alarm was set.
+    pub expires_next: Option<u64>,
     /// The generation of answered requests that was written to last.
     pub generation: u32,
     /// Where a replicated log is after what was applied; empty without one.
@@ -97,6 +102,8 @@ pub(crate) struct Store {
     pub epoch: AtomicU64,
     /// Rung when a flush was installed, when there may be something to merge, and at the close.
     pub bell: Condvar,
+    /// Set for the next thing that expires.
+    pub alarm: Alarm,
     /// Bytes of all mutable indexes at the last publication.
     pub index_bytes: AtomicU64,
     /// Where the journal is durable, so that flushes can note it; the journal may let go what is flushed.
@@ -126,7 +133,7 @@ impl Store {
         }
         live.applied = seq;
         self.index_bytes.store(bytes as u64, Ordering::Relaxed);
-        self.moment.store(Arc::new(Moment { seq, catalog: live.catalog.clone(), views }));
+        self.moment.store(Arc::new(Moment { seq, time: live.time, catalog: live.catalog.clone(), views }));
         self.engine.publish(seq);
     }
 }

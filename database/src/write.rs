@@ -6,11 +6,13 @@
 //!         │ 2 │ name: slice │                                            drop collection
 //!         │ 3 │ collection │ id │ condition │ source: slice │           put
 //!         │ 4 │ collection │ id │ condition │                           delete
+//!         │ 5 │ change of key-values, see `keys` │
 //!         │ 9 │ count: varint │ { slice holding a write } … │            batch; not inside a batch
 //! condition:  │ 0 │ always   │ 1 │ absent   │ 2 │ version: varint │   │ 3 │ present  │
 //!
 //! outcome: │ 1 │ mapping: slice │ created    │ 2 │ mapping: slice │ exists    │ 3 │ dropped   │ 4 │ created   │ 5 │ updated
 //!          │ 6 │ existed: u8 │ deleted       │ 7 │ count: varint │ { slice holding an outcome } … │ of a batch
+//!          │ 9 │ outcome of a change of key-values, see `keys` │
 //!          │ 8 │ rejection: u8 │ what it holds: slices, varints behind a u8 that says whether they are there │
 //! ```
 
@@ -22,6 +24,7 @@ use lumen_index::Analyzed;
 use crate::catalog::{Catalog, check_id, check_name};
 use crate::error::Rejection;
 use crate::fields;
+use crate::keys::{KeyLimits, KeyOutcome, KeyWrite};
 use crate::mapping::Mapping;
 
 /// Bytes of a document at most: 16 MiB.
@@ -63,6 +66,8 @@ pub enum Write {
         /// When to refuse.
         condition: Condition,
     },
+    /// Changes key-values.
+    Keys(KeyWrite),
     /// Several writes as one log entry: durable and visible together, each with its own outcome. Not nested.
     Batch(Vec<Write>),
 }
@@ -79,6 +84,18 @@ pub enum Condition {
     Version(u64),
     /// There, at any version.
     Present,
+}
+
+impl Condition {
+    /// Whether it holds for what is of this version, or not there.
+    pub(crate) fn is_met(self, current: Option<u64>) -> bool {
+        match self {
+            Condition::Always => true,
+            Condition::Absent => current.is_none(),
+            Condition::Version(wanted) => current == Some(wanted),
+            Condition::Present => current.is_some(),
+        }
+    }
 }
 
 /// What a write did.
@@ -105,6 +122,8 @@ pub enum Outcome {
         /// Whether it was there before.
         existed: bool,
     },
+    /// What a change of key-values did.
+    Keys(KeyOutcome),
     /// One outcome for each part.
     Batch(Vec<Outcome>),
     /// Nothing was changed.
@@ -133,6 +152,10 @@ impl Outcome {
             Outcome::Created => out.push(4),
             Outcome::Updated => out.push(5),
             Outcome::Deleted { existed } => out.extend([6, u8::from(*existed)]),
+            Outcome::Keys(outcome) => {
+                out.push(9);
+                outcome.encode(out);
+            }
             Outcome::Batch(outcomes) => {
                 out.push(7);
                 put_varint(out, outcomes.len() as u64);
@@ -176,6 +199,7 @@ fn read_outcome(decoder: &mut Decoder<'_>) -> Option<Outcome> {
         5 => Outcome::Updated,
         6 => Outcome::Deleted { existed: decoder.flag()? },
         8 => Outcome::Rejected(read_rejection(decoder)?),
+        9 => Outcome::Keys(KeyOutcome::decode(decoder)?),
         _ => return None,
     };
     decoder.is_empty().then_some(outcome)
@@ -224,6 +248,20 @@ fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
         }
         Rejection::KeyReused => out.push(8),
         Rejection::Past => out.push(9),
+        Rejection::KeyConflict { key, current } => {
+            out.push(10);
+            put_slice(out, key);
+            out.push(u8::from(current.is_some()));
+            current.iter().for_each(|version| put_varint(out, *version));
+        }
+        Rejection::LeaseNotFound { lease } => {
+            out.push(11);
+            put_varint(out, *lease);
+        }
+        Rejection::LeaseExists { lease } => {
+            out.push(12);
+            put_varint(out, *lease);
+        }
     }
 }
 
@@ -248,6 +286,12 @@ fn read_rejection(decoder: &mut Decoder<'_>) -> Option<Rejection> {
         },
         8 => Rejection::KeyReused,
         9 => Rejection::Past,
+        10 => Rejection::KeyConflict {
+            key: decoder.slice()?.to_vec(),
+            current: if decoder.flag()? { Some(decoder.varint()?) } else { None },
+        },
+        11 => Rejection::LeaseNotFound { lease: decoder.varint()? },
+        12 => Rejection::LeaseExists { lease: decoder.varint()? },
         _ => return None,
     })
 }
@@ -317,7 +361,14 @@ impl Prepared {
     }
 
     /// Checks a write against the catalog and analyses its documents.
-    pub(crate) fn new(catalog: &Catalog, write: Write) -> Result<Prepared, Rejection> {
+    pub(crate) fn new(catalog: &Catalog, limits: &KeyLimits, write: Write) -> Result<Prepared, Rejection> {
+        let part = |write: Write| {
+            if let Write::Keys(write) = &write {
+                write.check(limits)?;
+            }
+            let analysed = Part::analyse(catalog, &write)?;
+            Ok(Part { write, analysed })
+        };
         match write {
             Write::Batch(writes) => {
                 let mut parts = Vec::with_capacity(writes.len());
@@ -326,11 +377,11 @@ impl Prepared {
                         let reason = "a batch inside a batch".into();
                         return Err(Rejection::Validation { reason, field: None });
                     }
-                    parts.push(Part::new(catalog, write)?);
+                    parts.push(part(write)?);
                 }
                 Ok(Prepared::of_parts(parts, true))
             }
-            write => Ok(Prepared::of_parts(vec![Part::new(catalog, write)?], false)),
+            write => Ok(Prepared::of_parts(vec![part(write)?], false)),
         }
     }
 
@@ -361,11 +412,6 @@ impl Prepared {
 }
 
 impl Part {
-    fn new(catalog: &Catalog, write: Write) -> Result<Part, Rejection> {
-        let analysed = Part::analyse(catalog, &write)?;
-        Ok(Part { write, analysed })
-    }
-
     /// Checks what can be checked without the documents that are there.
     pub(crate) fn analyse(
         catalog: &Catalog,
@@ -387,12 +433,14 @@ impl Part {
                 catalog.get(collection)?;
                 check_id(id).map(|()| None)
             }
+            // The limits of whoever proposed it were checked there; they may be others elsewhere.
+            Write::Keys(write) => write.check(&KeyLimits::NONE).map(|()| None),
             Write::Batch(_) => Ok(None),
         }
     }
 }
 
-fn put_condition(out: &mut Vec<u8>, condition: Condition) {
+pub(crate) fn put_condition(out: &mut Vec<u8>, condition: Condition) {
     match condition {
         Condition::Always => out.push(0),
         Condition::Absent => out.push(1),
@@ -428,22 +476,27 @@ fn encode(write: &Write, out: &mut Vec<u8>) {
             put_slice(out, id.as_bytes());
             put_condition(out, *condition);
         }
+        Write::Keys(write) => {
+            out.push(5);
+            write.encode(out);
+        }
         Write::Batch(_) => unreachable!("batches are opened when they are prepared"),
     }
+}
+
+pub(crate) fn read_condition(decoder: &mut Decoder<'_>) -> Option<Condition> {
+    Some(match decoder.u8()? {
+        0 => Condition::Always,
+        1 => Condition::Absent,
+        2 => Condition::Version(decoder.varint()?),
+        3 => Condition::Present,
+        _ => return None,
+    })
 }
 
 fn decode(bytes: &[u8]) -> Option<Write> {
     let mut decoder = Decoder::new(bytes);
     let kind = decoder.u8()?;
-    let condition = |decoder: &mut Decoder<'_>| {
-        Some(match decoder.u8()? {
-            0 => Condition::Always,
-            1 => Condition::Absent,
-            2 => Condition::Version(decoder.varint()?),
-            3 => Condition::Present,
-            _ => return None,
-        })
-    };
     let write = match kind {
         1 => Write::CreateCollection {
             name: decoder.text()?.into(),
@@ -453,14 +506,15 @@ fn decode(bytes: &[u8]) -> Option<Write> {
         3 => Write::Put {
             collection: decoder.text()?.into(),
             id: decoder.text()?.into(),
-            condition: condition(&mut decoder)?,
+            condition: read_condition(&mut decoder)?,
             source: decoder.slice()?.to_vec(),
         },
         4 => Write::Delete {
             collection: decoder.text()?.into(),
             id: decoder.text()?.into(),
-            condition: condition(&mut decoder)?,
+            condition: read_condition(&mut decoder)?,
         },
+        5 => Write::Keys(KeyWrite::decode(&mut decoder)?),
         _ => return None,
     };
     decoder.is_empty().then_some(write)
@@ -469,6 +523,7 @@ fn decode(bytes: &[u8]) -> Option<Write> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::{Due, DueWhat, Previous, Until};
 
     #[test]
     fn outcomes_come_back_and_cut_ones_do_not() {
@@ -485,6 +540,10 @@ mod tests {
             Rejection::TooLarge { what: "it".into(), limit: 3, size: 400 },
             Rejection::KeyReused,
             Rejection::Past,
+            Rejection::KeyConflict { key: vec![0, 255], current: Some(7) },
+            Rejection::KeyConflict { key: vec![1], current: None },
+            Rejection::LeaseNotFound { lease: 1 << 60 },
+            Rejection::LeaseExists { lease: 3 },
         ];
         let mut outcomes = vec![
             Outcome::CollectionCreated { mapping: Mapping::default() },
@@ -494,6 +553,16 @@ mod tests {
             Outcome::Updated,
             Outcome::Deleted { existed: true },
         ];
+        let previous = || Some(Previous { version: 300, value: b"v".to_vec() });
+        let of_keys = [
+            KeyOutcome::Put { existed: true, previous: previous() },
+            KeyOutcome::Put { existed: false, previous: None },
+            KeyOutcome::Deleted { count: 1000, previous: previous() },
+            KeyOutcome::Deleted { count: 0, previous: None },
+            KeyOutcome::Lease { lease: 9, ttl: 1 << 40 },
+            KeyOutcome::Expired { keys: 300, leases: 2 },
+        ];
+        outcomes.extend(of_keys.map(Outcome::Keys));
         outcomes.extend(rejections.map(Outcome::Rejected));
         outcomes.push(Outcome::Batch(outcomes.clone()));
         for outcome in outcomes {
@@ -507,7 +576,7 @@ mod tests {
 
     #[test]
     fn entries_come_back_and_cut_ones_do_not() {
-        let writes = vec![
+        let mut writes = vec![
             Write::CreateCollection { name: "c".into(), mapping: Mapping::default() },
             Write::Put {
                 collection: "c".into(),
@@ -519,13 +588,48 @@ mod tests {
             Write::Delete { collection: "c".into(), id: "2".into(), condition: Condition::Present },
             Write::DropCollection { name: "c".into() },
         ];
+        let (space, key) = ("s".to_string(), b"k\0".to_vec());
+        let what = DueWhat::Key { space: space.clone(), key: key.clone() };
+        let due = vec![Due { expires: 1 << 40, what }, Due { expires: 3, what: DueWhat::Lease(9) }];
+        let put = |until| KeyWrite::Put {
+            space: space.clone(),
+            key: key.clone(),
+            value: b"v".to_vec(),
+            condition: Condition::Version(300),
+            until,
+            returns: true,
+        };
+        let keys = [
+            put(Until::Deleted),
+            put(Until::Ttl(5000)),
+            put(Until::Lease(1 << 50)),
+            KeyWrite::Delete {
+                space: space.clone(),
+                key: key.clone(),
+                condition: Condition::Absent,
+                returns: false,
+            },
+            KeyWrite::DeleteRange { space: space.clone(), start: key.clone(), end: None },
+            KeyWrite::DeleteRange { space: space.clone(), start: key.clone(), end: Some(Vec::new()) },
+            KeyWrite::Grant { lease: 0, ttl: 1000 },
+            KeyWrite::KeepAlive { lease: 7 },
+            KeyWrite::Revoke { lease: 7 },
+            KeyWrite::Expire { due },
+        ];
+        writes.extend(keys.map(Write::Keys));
         let mut catalog = Catalog::default();
         catalog.insert(1, "c", Mapping::default());
         let mut entries: Vec<(Prepared, Vec<Write>)> = Vec::new();
         for write in &writes {
-            entries.push((Prepared::new(&catalog, write.clone()).expect("good"), vec![write.clone()]));
+            entries.push((
+                Prepared::new(&catalog, &KeyLimits::NONE, write.clone()).expect("good"),
+                vec![write.clone()],
+            ));
         }
-        entries.push((Prepared::new(&catalog, Write::Batch(writes.clone())).expect("good"), writes));
+        entries.push((
+            Prepared::new(&catalog, &KeyLimits::NONE, Write::Batch(writes.clone())).expect("good"),
+            writes,
+        ));
         for (prepared, expected) in entries {
             let back = Prepared::decode(&catalog, &prepared.payload).expect("decodes");
             assert_eq!(back.parts.into_iter().map(|part| part.write).collect::<Vec<_>>(), expected);

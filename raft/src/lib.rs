@@ -6,7 +6,7 @@
 //! `state_machine` how committed ones reach the database, `message` and [`network`] how nodes talk, `snapshot` and `transfer`
 //! how one that is far behind gets files instead of entries. [`node`] is all of it together: `leader` has something done where
 //! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be,
-//! [`membership`] who is in the cluster, `answer` answers other nodes, and `upkeep` is what a node does by itself. [`error`] is
+//! [`membership`] who is in the cluster, `answer` answers other nodes, `upkeep` and `expiry` are what a node does by itself. [`error`] is
 //! what can go wrong, [`metrics`] what is counted, [`inspect`] looks at files.
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ mod answer;
 mod codec;
 #[cfg(test)]
 mod conformance;
+mod expiry;
 mod leader;
 mod log;
 mod message;

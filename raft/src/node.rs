@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::answer::Receiving;
 use crate::error::{Error, Result};
+use crate::expiry;
 use crate::inspect::FOLDER;
 use crate::leader::Leader;
 use crate::log::{LogSetup, LogStore};
@@ -248,7 +249,9 @@ impl Node {
             raft.runtime_config().elect(true);
         });
         let upkeep = spawn(upkeep::run(Arc::downgrade(&inner)));
-        inner.tasks.lock().extend([elections.abort_handle(), upkeep.abort_handle()]);
+        let expiry = spawn(expiry::run(Arc::downgrade(&inner)));
+        let tasks = [elections.abort_handle(), upkeep.abort_handle(), expiry.abort_handle()];
+        inner.tasks.lock().extend(tasks);
         Ok(Node { inner })
     }
 

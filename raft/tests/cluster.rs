@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use lumen::{Condition, Mapping, Outcome, SearchRequest, Write};
+use lumen::{Condition, KeyOutcome, KeyWrite, Mapping, Outcome, SearchRequest, Until, Write};
 use lumen_engine::vfs::memory::Memory;
 use lumen_raft::network::{Answers, Lane, Transport, TransportError};
 use lumen_raft::{Change, Consistency, Error, Identity, Member, Node, NodeOptions, Timing};
@@ -272,6 +272,48 @@ async fn a_leader_that_is_cut_off_is_replaced_and_nothing_is_lost() {
     assert!(metrics.quorum_ack_age.is_none_or(|age| age > Duration::from_secs(1)), "{metrics:?}");
     cluster.net.heal();
     assert_eq!(found(&cluster.node(first), "meanwhile").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+
+async fn what_expires_goes_on_all_nodes_whoever_leads() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let first = cluster.leader().await;
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != first).collect();
+    let change = async |id: u64, write: KeyWrite| {
+        let node = cluster.node(id);
+        let prepared = node.prepare(Write::Keys(write)).expect("good");
+        node.write(prepared, None, PATIENCE).await.expect("written").outcome
+    };
+    let put = |key: &str, until: Until| KeyWrite::Put {
+        space: "s".into(),
+        key: key.into(),
+        value: b"v".to_vec(),
+        condition: Condition::Always,
+        until,
+        returns: false,
+    };
+    let granted = change(others[0], KeyWrite::Grant { lease: 7, ttl: 1000 }).await;
+    assert_eq!(granted, Outcome::Keys(KeyOutcome::Lease { lease: 7, ttl: 1000 }));
+    for (key, until) in [("ever", Until::Deleted), ("short", Until::Ttl(1000)), ("leased", Until::Lease(7))] {
+        let outcome = change(others[1], put(key, until)).await;
+        assert_eq!(outcome, Outcome::Keys(KeyOutcome::Put { existed: false, previous: None }));
+    }
+    // The next leader knows what is due, and nobody writes but it.
+    cluster.net.cut_off(first, &others);
+    let until = tokio::time::Instant::now() + PATIENCE;
+    for id in others {
+        let node = cluster.node(id);
+        let there = |key: &str| node.snapshot().get_key("s", key.as_bytes()).expect("read").is_some();
+        while there("short") || there("leased") || node.snapshot().lease(7).expect("read").is_some() {
+            assert!(tokio::time::Instant::now() < until, "at node {id} it stays");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(there("ever"));
+    }
+    cluster.net.heal();
+    cluster.node(first).read_barrier(PATIENCE).await.expect("it hears of it");
+    assert_eq!(cluster.node(first).snapshot().get_key("s", b"leased").expect("read"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lumen::{Condition, Document, Mapping, Outcome, Prepared, SearchRequest, SearchResults, Snapshot, Write};
+use lumen::{
+    Condition, Document, KeyOutcome, KeyWrite, Mapping, Outcome, Prepared, Previous, SearchRequest,
+    SearchResults, Snapshot, Write,
+};
 
 use crate::error::{Failure, Kind};
 use crate::store::{Asked, Store};
@@ -108,6 +111,46 @@ pub(crate) async fn delete(
         Outcome::Deleted { .. } => Ok(ack.seq),
         Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// What a put of a key-value did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PutKey {
+    /// Whether there was one before.
+    pub(crate) existed: bool,
+    /// What it replaced, if that was asked for.
+    pub(crate) previous: Option<Previous>,
+}
+
+/// Changes key-values.
+async fn write_keys(store: &Store, write: KeyWrite, asked: &Asked) -> Result<(KeyOutcome, u64), Failure> {
+    let prepared = store.prepare(Write::Keys(write))?;
+    let ack = store.write(prepared, asked).await?;
+    match ack.outcome {
+        Outcome::Keys(outcome) => Ok((outcome, ack.seq)),
+        Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Puts a key-value.
+pub(crate) async fn put_key(store: &Store, write: KeyWrite, asked: &Asked) -> Result<(PutKey, u64), Failure> {
+    match write_keys(store, write, asked).await? {
+        (KeyOutcome::Put { existed, previous }, seq) => Ok((PutKey { existed, previous }, seq)),
+        (other, _) => Err(unexpected(&Outcome::Keys(other))),
+    }
+}
+
+/// Deletes key-values; answers how many were there.
+pub(crate) async fn delete_keys(
+    store: &Store,
+    write: KeyWrite,
+    asked: &Asked,
+) -> Result<(u64, u64), Failure> {
+    match write_keys(store, write, asked).await? {
+        (KeyOutcome::Deleted { count, .. }, seq) => Ok((count, seq)),
+        (other, _) => Err(unexpected(&Outcome::Keys(other))),
     }
 }
 

@@ -152,6 +152,12 @@ pub(crate) struct Limits {
     /// Bytes a second read in the background to find damage before somebody else does; 0: none
     #[arg(long, env = "LUMEN_SCRUB", default_value = "4MiB", value_name = "SIZE", value_parser = parse_rate)]
     pub(crate) scrub: u64,
+    /// Bytes of a key, at most
+    #[arg(long, env = "LUMEN_KEY_SIZE", default_value = "8KiB", value_name = "SIZE", value_parser = parse_key_size)]
+    pub(crate) key_size: usize,
+    /// Bytes of a value of a key, at most
+    #[arg(long, env = "LUMEN_VALUE_SIZE", default_value = "16MiB", value_name = "SIZE", value_parser = parse_value_size)]
+    pub(crate) value_size: usize,
     /// A search, or a pause of a client that is sending, longer than this is answered with 408
     #[arg(long, env = "LUMEN_REQUEST_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) request_timeout: Duration,
@@ -195,8 +201,16 @@ impl Limits {
 impl Limits {
     /// For a node of little data.
     pub(crate) fn small(request_timeout: Duration) -> Limits {
-        let (memory, cache, blobs) = (1 << 20, 1 << 20, usize::MAX);
-        Limits { memory, cache, blobs, scrub: 0, request_timeout, connections: 4 }
+        Limits {
+            memory: 1 << 20,
+            cache: 1 << 20,
+            blobs: usize::MAX,
+            scrub: 0,
+            key_size: 8 << 10,
+            value_size: 16 << 20,
+            request_timeout,
+            connections: 4,
+        }
     }
 }
 
@@ -211,23 +225,46 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     if text == "0" { Ok(0) } else { parse_size(text) }
 }
 
-/// Reads `10s`, `500ms`, `2m`.
+/// What the engine and a log entry take, with room for what is beside them.
+fn parse_key_size(text: &str) -> Result<usize, String> {
+    bounded(text, 32 << 10)
+}
+
+fn parse_value_size(text: &str) -> Result<usize, String> {
+    bounded(text, 32 << 20)
+}
+
+fn bounded(text: &str, most: u64) -> Result<usize, String> {
+    match parse_size(text)? {
+        size if size <= most => Ok(size as usize),
+        _ => Err(format!("{text:?} is out of range: at most {most} bytes")),
+    }
+}
+
+/// Reads `10s`, `500ms`, `2m`, `24h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    match parse_span(text)? {
+        millis @ 1..=86_400_000 => Ok(Duration::from_millis(millis)),
+        _ => Err(format!("{text:?} is out of range: 1ms to 24 hours")),
+    }
+}
+
+/// Reads the same and days, `90d`, of any length, in milliseconds.
+pub(crate) fn parse_span(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: u64 =
         number.parse().map_err(|_| format!("{text:?} does not begin with a number, as 10s does"))?;
-    let millis = match unit {
-        "ms" => number,
-        "s" => number.saturating_mul(1000),
-        "m" => number.saturating_mul(60_000),
-        other => return Err(format!("{other:?} is no unit of time: use ms, s or m")),
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        other => return Err(format!("{other:?} is no unit of time: use ms, s, m, h or d")),
     };
-    if millis == 0 || millis > 86_400_000 {
-        return Err(format!("{text:?} is out of range: 1ms to 24 hours"));
-    }
-    Ok(Duration::from_millis(millis))
+    Ok(number.saturating_mul(factor))
 }
 
 fn parse_connections(text: &str) -> Result<usize, String> {
@@ -273,7 +310,7 @@ mod tests {
     fn durations_have_units() {
         assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        for bad in ["10", "s", "0s", "99999999999999999999s", "1h"] {
+        for bad in ["10", "s", "0s", "99999999999999999999s", "25h", "1w"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -30,6 +30,12 @@ pub(crate) enum Kind {
     CollectionNotFound,
     /// No such document in a collection that is there.
     DocumentNotFound,
+    /// No such key-value.
+    KeyNotFound,
+    /// No such lease, or none any more.
+    LeaseNotFound,
+    /// A lease of this number is there.
+    LeaseExists,
     /// No such path.
     RouteNotFound,
     /// The path is there, the method is not.
@@ -96,6 +102,9 @@ impl Kind {
         match self {
             Kind::CollectionNotFound => (404, "collection_not_found", 3),
             Kind::DocumentNotFound => (404, "document_not_found", 3),
+            Kind::KeyNotFound => (404, "key_not_found", 3),
+            Kind::LeaseNotFound => (404, "lease_not_found", 3),
+            Kind::LeaseExists => (409, "lease_exists", 4),
             Kind::RouteNotFound => (404, "not_found", 3),
             Kind::MethodNotAllowed => (405, "method_not_allowed", 2),
             Kind::SchemaConflict => (409, "schema_conflict", 4),
@@ -153,6 +162,9 @@ impl Kind {
 pub(crate) const KINDS: &[Kind] = &[
     Kind::CollectionNotFound,
     Kind::DocumentNotFound,
+    Kind::KeyNotFound,
+    Kind::LeaseNotFound,
+    Kind::LeaseExists,
     Kind::RouteNotFound,
     Kind::MethodNotAllowed,
     Kind::SchemaConflict,
@@ -276,7 +288,9 @@ impl From<Rejection> for Failure {
             Rejection::SchemaConflict { .. } => Kind::SchemaConflict,
             Rejection::Mapping { .. } => Kind::Mapping,
             Rejection::Validation { .. } => Kind::Validation,
-            Rejection::VersionConflict { .. } => Kind::PreconditionFailed,
+            Rejection::VersionConflict { .. } | Rejection::KeyConflict { .. } => Kind::PreconditionFailed,
+            Rejection::LeaseNotFound { .. } => Kind::LeaseNotFound,
+            Rejection::LeaseExists { .. } => Kind::LeaseExists,
             Rejection::InvalidName { .. } => Kind::InvalidName,
             Rejection::TooLarge { .. } => Kind::TooLarge,
             Rejection::KeyReused => Kind::IdempotencyMismatch,
@@ -287,7 +301,7 @@ impl From<Rejection> for Failure {
             failure = failure.with("field", field);
         }
         match &rejection {
-            Rejection::VersionConflict { current, .. } => {
+            Rejection::VersionConflict { current, .. } | Rejection::KeyConflict { current, .. } => {
                 failure = failure.with("current_version", json!(current));
             }
             Rejection::TooLarge { limit, size, .. } => {

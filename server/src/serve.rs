@@ -185,6 +185,8 @@ fn options(limits: &Limits) -> Options {
         cache_bytes: limits.cache,
         blob_bytes: limits.blobs,
         scrub_bytes_per_second: limits.scrub,
+        key_bytes_max: limits.key_size,
+        value_bytes_max: limits.value_size,
         // One for flushes, one for compactions and merges; a single one would let a long merge hold up a flush.
         threads: cores.max(2),
         ..Options::default()

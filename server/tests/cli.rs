@@ -134,6 +134,53 @@ fn import_reads_a_pipe_and_takes_other_id_fields() {
 }
 
 #[test]
+fn keys_are_put_counted_listed_and_deleted() {
+    let (_folder, server) = fresh();
+    let url = server.url();
+    let kv = |args: &[&str]| run(&[&["kv"], args, &["--url", &url]].concat());
+    let done = |args: &[&str]| {
+        let output = kv(args);
+        assert_eq!(code(&output), 0, "{args:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    done(&["put", "a b/ü", "hello"]);
+    assert_eq!(done(&["get", "a b/ü"]), "hello");
+    assert_eq!(server.get("/kv/default/keys/a%20b/%C3%BC").text(), "hello");
+    assert_eq!(code(&kv(&["get", "missing"])), 3);
+    assert_eq!(done(&["incr", "n"]).trim(), "1");
+    assert_eq!(done(&["incr", "n", "-5"]).trim(), "-4");
+    assert_eq!(code(&kv(&["incr", "a b/ü"])), 1, "it is no number");
+    let version = done(&["cas", "lock", "0", "mine"]);
+    assert_eq!(code(&kv(&["cas", "lock", "0", "yours"])), 4);
+    done(&["cas", "lock", version.trim(), "mine again"]);
+    done(&["put", "lock", "elsewhere", "--space", "other"]);
+    let rows = lines(&done(&["scan"]));
+    let keys: Vec<&str> = rows.iter().filter_map(|row| row["key"].as_str()).collect();
+    assert_eq!(keys, ["a b/ü", "lock", "n"]);
+    assert_eq!(lines(&done(&["scan", "l"]))[0]["value"], "mine again");
+    let last = lines(&done(&["scan", "--reverse", "--limit", "1", "--keys-only"]));
+    assert_eq!((last.len(), &last[0]["key"], &last[0]["value"]), (1, &json!("n"), &Value::Null));
+    // Counted by many at once, none is lost.
+    let counters: Vec<_> = (0..8)
+        .map(|_| {
+            lumen()
+                .args(["kv", "incr", "many", "--url", &url])
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("it runs")
+        })
+        .collect();
+    counters.into_iter().for_each(|mut one| assert!(one.wait().expect("it ends").success()));
+    assert_eq!(done(&["get", "many"]), "8");
+    done(&["put", "brief", "x", "--ttl", "90d"]);
+    assert_eq!(code(&kv(&["put", "brief", "x", "--ttl", "soon"])), 2);
+    done(&["del", "n"]);
+    done(&["del", "", "--prefix"]);
+    assert_eq!(done(&["scan"]), "");
+    assert_eq!(done(&["get", "lock", "--space", "other"]), "elsewhere");
+}
+
+#[test]
 fn show_mapping_needs_no_server() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(&folder, "films.ndjson", FILMS);

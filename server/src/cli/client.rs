@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, header};
+use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, ResponseFuture};
@@ -17,17 +17,24 @@ use tokio::sync::mpsc;
 
 use crate::body::Body;
 use crate::error::{Failure, Kind};
+use crate::http::request::parse_etag;
 
 /// Which server to talk to.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Server {
     /// The server
-    #[arg(long, env = "LUMEN_URL", default_value = "http://127.0.0.1:7700", value_name = "URL")]
+    #[arg(
+        long,
+        env = "LUMEN_URL",
+        default_value = "http://127.0.0.1:7700",
+        value_name = "URL",
+        global = true
+    )]
     pub(crate) url: String,
 }
 
 /// Everything but letters, digits and the four marks that never mean anything in a URL.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// No answer takes longer than this, unless the server hangs: an import of a chunk waits at most a minute for a busy
 /// database, and a search is given up after seconds.
@@ -49,6 +56,8 @@ pub(crate) struct Client {
 pub(crate) struct Answer {
     /// The HTTP status.
     pub(crate) status: u16,
+    /// The version that its `ETag` tells.
+    pub(crate) version: Option<u64>,
     /// The body.
     pub(crate) body: Bytes,
 }
@@ -74,9 +83,20 @@ impl Client {
 
     /// Sends a request and reads the whole answer; on to the leader if a node says so.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
+        self.send_with(method, path, &[], body).await
+    }
+
+    /// The same with further headers.
+    pub(crate) async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
         let mut redirects = 0;
         loop {
-            let answer = self.send_once(method.clone(), path, body.clone()).await?;
+            let answer = self.send_once(method.clone(), path, headers, body.clone()).await?;
             if answer.status != 307 || redirects == REDIRECTS_MAX || !self.moves_on(&answer.failure()) {
                 return Ok(answer);
             }
@@ -94,13 +114,25 @@ impl Client {
         true
     }
 
-    async fn send_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
-        let request = self.request(method, path, Body::whole(body))?;
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.request(method, path, Body::whole(body))?;
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value)
+                .map_err(|_| Failure::new(Kind::InvalidParameter, format!("{name} cannot be {value:?}")))?;
+            request.headers_mut().insert(*name, value);
+        }
         let exchange = async {
             let response = self.pool.request(request).await.map_err(|error| self.no_answer(&error))?;
             let (parts, body) = response.into_parts();
             let body = body.collect().await.map_err(|error| self.no_answer(&error))?.to_bytes();
-            Ok(Answer { status: parts.status.as_u16(), body })
+            let etag = parts.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
+            Ok(Answer { status: parts.status.as_u16(), version: etag.and_then(parse_etag), body })
         };
         match tokio::time::timeout(ANSWER_TIME_MAX, exchange).await {
             Ok(answer) => answer,

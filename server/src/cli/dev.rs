@@ -150,6 +150,12 @@ impl Children {
             .arg(&place.folder)
             .args(["--memory", &limits.memory.to_string(), "--cache", &limits.cache.to_string()])
             .args(["--blobs", &limits.blobs_text(), "--scrub", &limits.scrub.to_string()])
+            .args([
+                "--key-size",
+                &limits.key_size.to_string(),
+                "--value-size",
+                &limits.value_size.to_string(),
+            ])
             .args(["--connections", &limits.connections.to_string()])
             .args(["--request-timeout", &format!("{}ms", limits.request_timeout.as_millis())])
             .stdin(Stdio::piped())

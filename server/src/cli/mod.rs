@@ -20,6 +20,7 @@ mod demo;
 mod dev;
 mod import;
 mod infer;
+mod kv;
 mod members;
 mod offline;
 mod progress;
@@ -60,6 +61,8 @@ enum Command {
     Import(import::Import),
     /// Search a collection: a table on a terminal, NDJSON in a pipe
     Search(search::Search),
+    /// Put, get, list and count keys
+    Kv(kv::Kv),
     /// Ask a server whether it serves
     Health(search::Health),
     /// Read every byte of a data folder that no server uses, and list all that is wrong
@@ -79,6 +82,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(demo) => on_runtime(demo.run()),
         Command::Import(import) => on_runtime(import.run()),
         Command::Search(search) => on_runtime(search.run()),
+        Command::Kv(kv) => on_runtime(kv.run()),
         Command::Health(health) => on_runtime(health.run()),
     };
     match result {

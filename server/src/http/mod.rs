@@ -10,6 +10,7 @@ pub(crate) mod collections;
 pub(crate) mod documents;
 pub(crate) mod import;
 pub(crate) mod json;
+pub(crate) mod keys;
 pub(crate) mod lines;
 pub(crate) mod reply;
 pub(crate) mod request;
@@ -31,6 +32,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Failure, Kind, did_you_mean, excerpt};
@@ -130,6 +132,15 @@ fn known_method(method: &str) -> &'static str {
     ["GET", "PUT", "POST", "DELETE", "HEAD"].into_iter().find(|known| *known == method).unwrap_or("other")
 }
 
+/// What a path names.
+#[derive(Default)]
+struct Names {
+    collection: String,
+    id: String,
+    space: String,
+    key: Vec<u8>,
+}
+
 /// Finds the route and runs its handler; gives the route's metric label with the result.
 async fn dispatch(node: &Arc<Node>, request: Request<Incoming>) -> (&'static str, Result<Reply, Failure>) {
     let (parts, body) = request.into_parts();
@@ -146,14 +157,19 @@ async fn dispatch(node: &Arc<Node>, request: Request<Incoming>) -> (&'static str
     };
     let decoded = (|| {
         check_headers(&parts.headers)?;
-        let mut names = [String::new(), String::new()];
+        let mut names = Names::default();
         for (name, value) in found.params.iter() {
-            names[usize::from(name == "id")] = decode_segment(value)?;
+            match name {
+                "collection" => names.collection = decode_segment(value)?,
+                "space" => names.space = decode_segment(value)?,
+                "key" => names.key = percent_decode_str(value).collect(),
+                _ => names.id = decode_segment(value)?,
+            }
         }
         let query = Query::parse(parts.uri.query().unwrap_or_default(), route.parameters)?;
         Ok((names, query))
     })();
-    let ([collection, id], query) = match decoded {
+    let (Names { collection, id, space, key }, query) = match decoded {
         Ok(decoded) => decoded,
         Err(failure) => {
             drain(body);
@@ -164,14 +180,17 @@ async fn dispatch(node: &Arc<Node>, request: Request<Incoming>) -> (&'static str
         drain(body);
         return (route.path, Err(failure));
     }
-    let call = Call { node: node.clone(), collection, id, query, headers: parts.headers, body: Some(body) };
+    let (node, headers, body) = (node.clone(), parts.headers, Some(body));
+    let call = Call { node, collection, id, space, key, query, headers, body };
     (route.path, CatchPanic((route.handler)(call)).await)
 }
 
 /// With `--forwarding redirect`: where a write has to go, if this node does not lead.
 fn forward(node: &Node, route: &Route, parts: &http::request::Parts) -> Option<Failure> {
     let face = node.cluster.as_ref().filter(|face| face.redirects)?;
-    if route.method == "GET" || !route.path.starts_with("/collections") {
+    if route.method == "GET"
+        || !["/collections", "/kv"].iter().any(|writable| route.path.starts_with(writable))
+    {
         return None;
     }
     let Some((leader, member)) = face.raft.leader() else {

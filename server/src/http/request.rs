@@ -54,6 +54,10 @@ pub(crate) struct Call {
     pub(crate) collection: String,
     /// The path's `{id}`, decoded.
     pub(crate) id: String,
+    /// The path's `{space}`, decoded.
+    pub(crate) space: String,
+    /// The path's `{key}`, decoded: any bytes.
+    pub(crate) key: Vec<u8>,
     /// The query's parameters, decoded; only names that the route knows, each once.
     pub(crate) query: Query,
     /// The request's headers.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Failure, KINDS};
 use crate::http::reply::Reply;
 use crate::http::request::{Call, READING};
-use crate::http::{admin, cluster, collections, documents, import, search};
+use crate::http::{admin, cluster, collections, documents, import, keys, search};
 
 /// A handler at work.
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
@@ -175,6 +175,72 @@ pub(crate) const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/kv",
+        operation: "list_spaces",
+        summary: "Names of the spaces in which there are keys",
+        parameters: &READING,
+        answers: &[200],
+        handler: |call| Box::pin(keys::spaces(call)),
+    },
+    Route {
+        method: "PUT",
+        path: "/kv/{space}/keys/{*key}",
+        operation: "put_key",
+        summary: "Put a value, the body as it is; If-Match, If-None-Match: *, Lumen-TTL: 30s or Lumen-Lease: 7",
+        parameters: &[],
+        answers: &[201, 200],
+        handler: |call| Box::pin(keys::put(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/kv/{space}/keys/{*key}",
+        operation: "get_key",
+        summary: "Read a value as it is",
+        parameters: &READING,
+        answers: &[200, 304],
+        handler: |call| Box::pin(keys::get(call)),
+    },
+    Route {
+        method: "DELETE",
+        path: "/kv/{space}/keys/{*key}",
+        operation: "delete_key",
+        summary: "Delete a key, whether it is there or not",
+        parameters: &[],
+        answers: &[204],
+        handler: |call| Box::pin(keys::delete(call)),
+    },
+    Route {
+        method: "DELETE",
+        path: "/kv/{space}/keys",
+        operation: "delete_keys",
+        summary: "Delete all keys with a prefix, or from start to before end",
+        parameters: &["prefix", "start", "end", "encoding"],
+        answers: &[200],
+        handler: |call| Box::pin(keys::delete_range(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/kv/{space}/scan",
+        operation: "scan_keys",
+        summary: "Keys and values in order, a page at a time; cursor goes on where the page before ended",
+        parameters: &[
+            "prefix",
+            "start",
+            "end",
+            "limit",
+            "max_bytes",
+            "reverse",
+            "keys_only",
+            "encoding",
+            "cursor",
+            READING[0],
+            READING[1],
+        ],
+        answers: &[200],
+        handler: |call| Box::pin(keys::scan(call)),
+    },
+    Route {
+        method: "GET",
         path: "/cluster",
         operation: "show_cluster",
         summary: "Who is in the cluster, who leads, who is behind",
@@ -331,9 +397,11 @@ pub(crate) static ROUTER: LazyLock<Router<PathRoutes>> = LazyLock::new(|| {
 pub(crate) fn openapi() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
-        let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).map(
-            |name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }),
-        );
+        let in_path =
+            route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).map(|name| {
+                let name = name.trim_start_matches('*');
+                json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
+            });
         let in_query = route
             .parameters
             .iter()
@@ -351,7 +419,9 @@ pub(crate) fn openapi() -> Value {
             "parameters": parameters,
             "responses": responses,
         });
-        let methods = paths.entry(route.path).or_insert_with(|| json!({}));
+        // A key may hold slashes; OpenAPI has no word for that.
+        let path = route.path.replace("{*", "{");
+        let methods = paths.entry(path).or_insert_with(|| json!({}));
         methods[route.method.to_ascii_lowercase()] = operation;
     }
     let types: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
@@ -394,11 +464,12 @@ mod tests {
         let page = openapi();
         for (nth, route) in ROUTES.iter().enumerate() {
             let path = route.path.replace("{collection}", "c").replace("{id}", "some-id");
+            let path = path.replace("{space}", "s").replace("{*key}", "some/key");
             let found = ROUTER.at(&path).expect(route.path).value;
             let same = found.find(route.method).expect(route.operation);
             assert_eq!(same.operation, route.operation);
             assert!(found.allow.contains(route.method));
-            let described = &page["paths"][route.path][route.method.to_ascii_lowercase()];
+            let described = &page["paths"][route.path.replace("{*", "{")][route.method.to_ascii_lowercase()];
             assert_eq!(described["operationId"], route.operation);
             assert!(ROUTES[..nth].iter().all(|other| other.operation != route.operation));
         }

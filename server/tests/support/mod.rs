@@ -27,6 +27,8 @@ pub(crate) fn lumen() -> Command {
         "LUMEN_CACHE",
         "LUMEN_BLOBS",
         "LUMEN_SCRUB",
+        "LUMEN_KEY_SIZE",
+        "LUMEN_VALUE_SIZE",
         "LUMEN_NODE_ID",
         "LUMEN_RAFT_ADDR",
         "LUMEN_RAFT_BIND",

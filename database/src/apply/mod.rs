@@ -3,7 +3,9 @@
 //! Deterministic: the outcome depends on the entries and the state alone, never on clock, thread or what the caller had
 //! prepared. A prepared analysis is used only if it was made for the collection that is there now.
 
-use std::collections::HashMap;
+mod keys;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use lumen_engine::{Batch, Snapshot as EngineSnapshot};
@@ -40,6 +42,9 @@ pub(crate) fn entries(
             answers.push(one(store, &mut live, &mut fresh, seq, proposal)?);
         }
         acks.push(answers);
+    }
+    if let Some(expires) = live.expires_next.take() {
+        store.alarm.set(expires);
     }
     if let Some(position) = position {
         live.position.clear();
@@ -126,6 +131,8 @@ fn change(
         batch: Batch::new(),
         fresh,
         written: batched.then(HashMap::new),
+        written_keys: batched.then(BTreeMap::new),
+        deleted_ranges: Vec::new(),
     };
     let mut outcomes = Vec::with_capacity(prepared.parts.len());
     for part in prepared.parts {
@@ -153,6 +160,9 @@ struct Change<'a> {
     fresh: &'a mut Fresh,
     /// What this write has written so far, by key; only batches can meet their own writes.
     written: Option<HashMap<Vec<u8>, Option<Header>>>,
+    /// The same of key-values and what belongs to them; and the ranges of them that it has deleted.
+    written_keys: Option<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    deleted_ranges: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A document as it is now: the sequence number that wrote it, and its header.
@@ -185,6 +195,7 @@ impl Change<'_> {
                 let collection = self.collection(&collection)?;
                 self.delete(&collection, &id, condition)
             }
+            Write::Keys(write) => self.keys(write),
             Write::Batch(_) => unreachable!("batches are opened when they are prepared"),
         }
     }
@@ -247,14 +258,11 @@ impl Change<'_> {
     }
 
     fn check(condition: Condition, id: &str, current: &Current) -> std::result::Result<(), Rejection> {
-        let version = current.as_ref().map(|(seq, _)| *seq);
-        let met = match condition {
-            Condition::Always => true,
-            Condition::Absent => version.is_none(),
-            Condition::Version(wanted) => version == Some(wanted),
-            Condition::Present => version.is_some(),
-        };
-        if met { Ok(()) } else { Err(Rejection::VersionConflict { id: id.to_owned(), current: version }) }
+        let current = current.as_ref().map(|(seq, _)| *seq);
+        if condition.is_met(current) {
+            return Ok(());
+        }
+        Err(Rejection::VersionConflict { id: id.to_owned(), current })
     }
 
     fn put(

@@ -1,5 +1,9 @@
 //! The one way out: get, scan and search at one moment.
 
+mod keys;
+
+pub use keys::{KeyRange, KeyRow, KeyValue, LeaseState};
+
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
