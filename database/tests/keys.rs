@@ -202,6 +202,12 @@ fn ranges_are_walked_both_ways_and_deleted_whole() {
         end: end.map(Into::into),
     };
     let count = |count| KeyOutcome::Deleted { count, previous: None };
+    // What ends before it begins is nothing.
+    assert_eq!(done(&db, range("020", Some("010"))).1, count(0));
+    let reversed = vec![Write::Keys(put("000", "", ANY, EVER)), Write::Keys(range("020", Some("010")))];
+    assert!(matches!(db.write(Write::Batch(reversed)).expect("written").outcome, Outcome::Batch(_)));
+    assert_eq!(walk(Bound::Included("020"), Bound::Included("010"), false, 9), [""; 0]);
+    assert_eq!(walk(Bound::Excluded("020"), Bound::Excluded("020"), true, 9), [""; 0]);
     assert_eq!(done(&db, range("010", Some("020"))).1, count(10));
     assert_eq!(done(&db, range("010", Some("030"))).1, count(10));
     assert_eq!(done(&db, range("100", None)).1, count(200));

@@ -127,6 +127,9 @@ impl Change<'_> {
 
     fn delete_keys(&mut self, start: &[u8], end: &[u8]) -> Result<Refusable<KeyOutcome>> {
         let mut count = 0;
+        if start >= end {
+            return Ok(Ok(KeyOutcome::Deleted { count: 0, previous: None }));
+        }
         let (mut is_large, mut next) = (false, start.to_vec());
         // In pieces, for a range may be larger than memory.
         let rest = loop {

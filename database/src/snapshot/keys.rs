@@ -100,6 +100,17 @@ impl Snapshot {
             Bound::Unbounded => Bound::Excluded(&end_of_all[..]),
             bound => bound.as_ref().map(|key| &key[..]),
         };
+        let is_empty = match (start, end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (
+                Bound::Included(start) | Bound::Excluded(start),
+                Bound::Included(end) | Bound::Excluded(end),
+            ) => start >= end,
+            _ => false,
+        };
+        if is_empty {
+            return Ok(());
+        }
         let mut scan = self.engine.scan(start, end);
         // Many keys of one lease come one after the other, as a rule.
         let mut known: Option<(u64, Option<LeaseState>)> = None;
