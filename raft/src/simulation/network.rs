@@ -185,7 +185,15 @@ impl End {
             let doubled = wires.weather.doubled;
             wires.random.happens(doubled)
         });
-        if comes_twice {
+        let answered = tokio::time::timeout(PATIENCE, node.answer(request.clone())).await;
+        let answer = answered.map_err(|_| broken())?;
+        drop(node);
+        // A connection carries a request once. Who sends it on a second one has no answer from the first: were a write refused
+        // and what was sent again taken, it would be told that nothing was written.
+        let is_refused = |answer: &Bytes| {
+            message::read_written(answer).is_some_and(|acks| acks.iter().any(std::result::Result::is_err))
+        };
+        if comes_twice && !answer.as_ref().is_ok_and(is_refused) {
             self.net.note("request doubled", (self.from, to));
             let (end, again) = (self.clone(), request.clone());
             spawn(async move {
@@ -195,9 +203,6 @@ impl End {
                 }
             });
         }
-        let answered = tokio::time::timeout(PATIENCE, node.answer(request.clone())).await;
-        let answer = answered.map_err(|_| broken())?;
-        drop(node);
         if let Ok(answer) = &answer {
             self.look_at_vote(to, life, &request, answer);
         }
