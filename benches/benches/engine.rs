@@ -51,6 +51,7 @@ fn open_log(dir: &Path) -> Log {
         segment_bytes: 64 << 20,
         first_segment_bytes: 64 << 20,
         kinds: &[Kind::Entry],
+        from_seq: 0,
         uuid: None,
         random: lumen_engine::options::system_random,
     };

@@ -39,6 +39,8 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of a journal segment. Default 64 MiB.
     pub segment_bytes: u64,
+    /// Bytes of the journal that are kept for [`Database::changes`] although everything in them is in tables. Default 256 MiB.
+    pub keep_log_bytes: u64,
     /// Bytes from which on a document lies in a file for long values, which compactions do not rewrite. Default: none does.
     pub blob_bytes: usize,
     /// Bytes of tables that a background thread reads each second to find damage before somebody else does. What it finds is
@@ -67,6 +69,7 @@ impl Default for Options {
             cache_bytes: engine.cache_bytes,
             threads: engine.threads,
             segment_bytes: engine.segment_bytes,
+            keep_log_bytes: 256 << 20,
             blob_bytes: engine.blob_bytes,
             scrub_bytes_per_second: engine.scrub_bytes_per_second,
             vfs: engine.vfs,
@@ -146,7 +149,7 @@ impl Database {
         let log = Arc::new(open::replay(&store, dir, &options, &state)?);
         store.journal.get_or_init(|| log.clone());
         store.engine.remove_orphans()?;
-        log.purge(store.engine.durable_seq())?;
+        log.purge_keeping(store.engine.durable_seq(), options.keep_log_bytes)?;
         let next_seq = store.live.lock().applied + 1;
         let threaded = options.threads > 0 && !options.read_only;
         let journal = Arc::new(Journal::new(store.clone(), log, next_seq, threaded, options.clock));
@@ -168,7 +171,10 @@ impl Database {
             Database::open(dir, options.clone())?.close()?;
             open::remove_journal(dir, &options)?;
         }
-        let (store, _) = open::open_store(dir, &options)?;
+        let (store, state) = open::open_store(dir, &options)?;
+        if state.position.is_empty() {
+            store.live.lock().entry = 0; // those counted until now were of the journal
+        }
         store.engine.remove_orphans()?;
         Database::start(store, None, options.threads > 0 && !options.read_only, &options)
     }
@@ -377,7 +383,7 @@ impl Database {
         }
         store.engine.close()?;
         if let Some(journal) = journal {
-            journal.log().purge(store.engine.durable_seq())?;
+            journal.log().purge_keeping(store.engine.durable_seq(), store.keep_log_bytes)?;
             journal.log().seal()?;
         }
         Ok(())

@@ -58,6 +58,8 @@ pub struct Proposal {
 /// An entry, read.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// Its index in its log.
+    pub index: u64,
     /// Milliseconds since 1970, by the clock of who proposed it.
     pub time: u64,
     pub proposals: Vec<Proposal>,
@@ -122,27 +124,21 @@ pub fn read_request(decoder: &mut Decoder<'_>) -> Option<Request> {
 
 impl Entry {
     /// Reads an entry, and prepares its writes again; `None` when it is malformed or of a version that is not known here.
-    pub(crate) fn decode(catalog: &Catalog, payload: &[u8]) -> Option<Entry> {
-        Entry::decode_with(catalog, payload, Vec::new())
+    pub(crate) fn decode(catalog: &Catalog, index: u64, payload: &[u8]) -> Option<Entry> {
+        Entry::decode_with(catalog, index, payload, Vec::new())
     }
 
     /// The same, but for writes that are there as they were prepared, by their place.
     pub(crate) fn decode_with(
         catalog: &Catalog,
+        index: u64,
         payload: &[u8],
         kept: Vec<Option<Prepared>>,
     ) -> Option<Entry> {
         let mut kept = kept.into_iter();
-        let mut decoder = Decoder::new(payload);
-        if decoder.u8()? != VERSION {
-            return None;
-        }
-        let time = decoder.u64()?;
-        let count = decoder.length()?;
-        let mut proposals = Vec::with_capacity(count.min(decoder.remaining() / WRITE_BYTES_MIN));
-        for _ in 0..count {
-            let request = read_request(&mut decoder)?;
-            let write = decoder.slice()?;
+        let (time, writes) = read(payload)?;
+        let mut proposals = Vec::with_capacity(writes.len());
+        for (request, write) in writes {
             let mut prepared = match kept.next().flatten() {
                 Some(prepared) => prepared,
                 None => Prepared::decode(catalog, write)?,
@@ -152,13 +148,28 @@ impl Entry {
             }
             proposals.push(Proposal { request, prepared });
         }
-        decoder.is_empty().then_some(Entry { time, proposals })
+        Some(Entry { index, time, proposals })
     }
+}
+
+/// The time of an entry and its writes, as they are encoded; `None` when it is malformed or of a version not known here.
+pub(crate) fn read(payload: &[u8]) -> Option<(u64, Vec<(Request, &[u8])>)> {
+    let mut decoder = Decoder::new(payload);
+    if decoder.u8()? != VERSION {
+        return None;
+    }
+    let time = decoder.u64()?;
+    let count = decoder.length()?;
+    let mut writes = Vec::with_capacity(count.min(decoder.remaining() / WRITE_BYTES_MIN));
+    for _ in 0..count {
+        writes.push((read_request(&mut decoder)?, decoder.slice()?));
+    }
+    decoder.is_empty().then_some((time, writes))
 }
 
 /// A log entry in words, for people.
 pub fn describe(payload: &[u8]) -> String {
-    let Some(entry) = Entry::decode(&Catalog::default(), payload) else {
+    let Some(entry) = Entry::decode(&Catalog::default(), 0, payload) else {
         return "malformed entry".into();
     };
     let parts: Vec<Part> = entry.proposals.into_iter().flat_map(|one| one.prepared.parts).collect();
@@ -168,7 +179,8 @@ pub fn describe(payload: &[u8]) -> String {
         Write::Put { collection, id, source, .. } => format!("put {collection}/{id} {} bytes", source.len()),
         Write::Delete { collection, id, .. } => format!("delete {collection}/{id}"),
         Write::Keys(write) => write.describe(),
-        Write::Batch(_) => "batch".into(),
+        Write::Read(target) => target.describe(),
+        Write::Batch(_) | Write::Transaction(_) => "of several parts".into(),
     });
     let more = parts.len().saturating_sub(3);
     let tail = if more > 0 { format!("; {more} more") } else { String::new() };
@@ -198,10 +210,11 @@ mod tests {
         let write = prepared("d");
         let writes = requests.map(|request| (request, &write.payload[..]));
         let bytes = encode(1_700_000_000_000, &writes);
-        let back = Entry::decode(&catalog, &bytes).expect("decodes");
-        assert_eq!(back.time, 1_700_000_000_000);
+        let back = Entry::decode(&catalog, 7, &bytes).expect("decodes");
+        assert_eq!((back.index, back.time), (7, 1_700_000_000_000));
         assert_eq!(back.proposals.iter().map(|proposal| proposal.request).collect::<Vec<_>>(), requests);
-        (0..bytes.len()).for_each(|len| assert!(Entry::decode(&catalog, &bytes[..len]).is_none(), "{len}"));
+        (0..bytes.len())
+            .for_each(|len| assert!(Entry::decode(&catalog, 7, &bytes[..len]).is_none(), "{len}"));
         // One write alone is the same in two pieces.
         let one = Proposal { request: node, prepared: prepared("e") };
         let pieces = [&head_of_one(5, &one)[..], &one.prepared.payload].concat();

@@ -67,6 +67,14 @@ pub enum Rejection {
         /// Its number.
         lease: u64,
     },
+    /// One of a transaction's operations is refused, and so is all of it.
+    #[error("operation {operation}: {rejection}")]
+    InTransaction {
+        /// Its place in the list that was chosen, from 0.
+        operation: u64,
+        /// Why.
+        rejection: Box<Rejection>,
+    },
     /// A name or id that cannot be.
     #[error("{reason}")]
     InvalidName {
@@ -110,6 +118,7 @@ impl Rejection {
             Rejection::TooLarge { .. } => "too_large",
             Rejection::KeyReused => "idempotency_mismatch",
             Rejection::Past => "request_past",
+            Rejection::InTransaction { rejection, .. } => rejection.kind(),
         }
     }
 
@@ -117,6 +126,7 @@ impl Rejection {
     pub fn field(&self) -> Option<&str> {
         match self {
             Rejection::Mapping { field, .. } | Rejection::Validation { field, .. } => field.as_deref(),
+            Rejection::InTransaction { rejection, .. } => rejection.field(),
             _ => None,
         }
     }
@@ -165,6 +175,22 @@ pub enum Error {
         offset: u64,
         /// What was expected and found.
         reason: String,
+    },
+    /// The log does not hold the changes that were asked for any more.
+    #[error(
+        "changes are kept from sequence number {oldest} on: what came before has to be read as it is now"
+    )]
+    Compacted {
+        /// The smallest sequence number after which all changes are there.
+        oldest: u64,
+    },
+    /// There is no such write yet.
+    #[error("sequence number {seq} is still to come: the last one is {last}")]
+    NotYet {
+        /// What was asked for.
+        seq: u64,
+        /// What there is.
+        last: u64,
     },
     /// The caller said stop.
     #[error("cancelled")]

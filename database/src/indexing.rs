@@ -71,6 +71,7 @@ pub(crate) fn freeze(store: &Arc<Store>, live: &mut Live) -> Result<()> {
         journal,
         time: live.time,
         generation: live.generation,
+        entry: live.entry,
         position: live.position.clone(),
         sessions: live.sessions.clone(),
         stats,
@@ -166,7 +167,7 @@ impl Frozen for FrozenIndexes {
         }
         store.bell.notify_all();
         match store.journal.get() {
-            Some(journal) => journal.purge(self.seq),
+            Some(journal) => journal.purge_keeping(self.seq, store.keep_log_bytes),
             None => Ok(()),
         }
     }

@@ -229,7 +229,8 @@ impl Journal {
             return Ok((Vec::new(), refusal));
         }
         self.log.sync(end)?;
-        let entries = group.into_iter().map(|proposal| Entry { time, proposals: vec![proposal] }).collect();
+        let of_one = |(index, proposal)| Entry { index, time, proposals: vec![proposal] };
+        let entries = (first..).zip(group).map(of_one).collect();
         let acks = apply::entries(&self.store, entries, None)?.into_iter().flatten().collect();
         if !self.threaded {
             while crate::indexing::merge_one(&self.store, &|| false)? {}

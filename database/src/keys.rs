@@ -22,8 +22,9 @@ use lumen_engine::coding::{Decoder, put_slice, put_varint};
 use lumen_engine::inspect::printable;
 
 use crate::catalog::check_space;
+use crate::codec::{put_condition, read_condition};
 use crate::error::Rejection;
-use crate::write::{Condition, put_condition, read_condition};
+use crate::write::Condition;
 
 /// Bytes of a key at most, unless [`Options`](crate::Options) say otherwise: 8 KiB.
 pub const KEY_BYTES_MAX: usize = 8 << 10;

@@ -9,9 +9,13 @@
 //! │ 5 │ lease: u64 BE │                        │ ttl: varint, ms │ expires: varint │           leases
 //! │ 6 │ lease: u64 BE │ space │ 0 │ key │                                                      the keys of a lease
 //! │ 7 │ expires: u64 BE │ 1 │ space │ 0 │ key │ or │ 2 │ lease: u64 BE │                       what expires when
+//! │ 8 │ seq: u64 BE │                          │ effects │                                   what a write did, if not what it says
+//! │ 9 │ seq: u64 BE │                          │ log: u8 │ index: varint │ time: varint │    a place in the log
 //!
 //! header:  │ uid: varint │ fields: varint │ field: varint ‖ tokens: varint … │
 //! head:    │ 0 │ kept until it is deleted    │ 1 │ expires: varint │    │ 2 │ lease: varint │
+//! effects: │ 0 │ none    │ 1 │ otherwise: u8 │ count: varint │ { effect } …, one for each part │
+//! effect:  │ 0 │ none    │ 1 │ as the write says    │ 2 │ count: varint │ { space, 0, key: slice } … removed │
 //! ```
 //!
 //! The header lets a replacement take the old document out of the index without reading its text again: `uid` finds its
@@ -19,6 +23,11 @@
 //!
 //! Answers to requests that clients named (Idempotency-Key) are kept for a day at least, by generations of half a day of the
 //! log's time, so that one range delete lets go of a generation.
+//!
+//! The log itself is the feed of changes (`changes`); 8 and 9 are what it does not say: what became of writes that did not
+//! do as they say (refused, nothing there to delete) or do not name what they removed, and, for a write of every
+//! [`PLACE_EVERY`], where the log was before the entry that holds it: its kind (1 the journal, 2 a replicated one), the
+//! entry's index, and the log's time. Both are kept for [`FEED_WRITES`] writes.
 //!
 //! Beside the records, the manifest keeps the database's state (see [`State`]): what `apply` counts.
 
@@ -35,6 +44,15 @@ const KEYS: u8 = 4;
 const LEASES: u8 = 5;
 const LEASED: u8 = 6;
 const EXPIRING: u8 = 7;
+const EFFECTS: u8 = 8;
+const PLACES: u8 = 9;
+
+/// Writes from one noted place in the log to the next.
+pub(crate) const PLACE_EVERY: u64 = 1024;
+/// Writes of which it is known what they did: 4 Mi.
+pub(crate) const FEED_WRITES: u64 = 1 << 22;
+/// Writes after which what is known of older ones is let go.
+pub(crate) const FEED_STEP: u64 = 1 << 16;
 
 /// How long a generation of answered requests is, in milliseconds.
 const GENERATION_MS: u64 = 12 * 3600 * 1000;
@@ -235,6 +253,124 @@ pub(crate) fn decode_expiring_key(key: &[u8]) -> Option<(u64, Expiring)> {
     Some((u64::from_be_bytes(*expires), what))
 }
 
+/// What a write did, if not what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effects {
+    /// Nothing.
+    None,
+    /// What each part did; of a transaction, those that were chosen.
+    Parts { otherwise: bool, parts: Vec<Effect> },
+}
+
+/// What a part of a write did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing.
+    None,
+    /// What it says.
+    AsSaid,
+    /// It removed these key-values, each by the key of its record.
+    Removed(Vec<Vec<u8>>),
+}
+
+/// The key of what the write of a sequence number did.
+pub(crate) fn effects_key(seq: u64) -> Vec<u8> {
+    [&[EFFECTS][..], &seq.to_be_bytes()].concat()
+}
+
+/// The sequence number in such a key.
+pub(crate) fn decode_effects_key(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.strip_prefix(&[EFFECTS])?.try_into().ok()?))
+}
+
+pub(crate) fn encode_effects(effects: &Effects) -> Vec<u8> {
+    let Effects::Parts { otherwise, parts } = effects else { return vec![0] };
+    let mut value = vec![1, u8::from(*otherwise)];
+    put_varint(&mut value, parts.len() as u64);
+    for part in parts {
+        match part {
+            Effect::None => value.push(0),
+            Effect::AsSaid => value.push(1),
+            Effect::Removed(records) => {
+                value.push(2);
+                put_varint(&mut value, records.len() as u64);
+                records.iter().for_each(|record| put_slice(&mut value, &record[1..]));
+            }
+        }
+    }
+    value
+}
+
+pub(crate) fn decode_effects(value: &[u8]) -> Option<Effects> {
+    let mut decoder = Decoder::new(value);
+    if decoder.u8()? == 0 {
+        return decoder.is_empty().then_some(Effects::None);
+    }
+    let otherwise = decoder.flag()?;
+    let count = decoder.length()?;
+    let mut parts = Vec::with_capacity(count.min(decoder.remaining()));
+    for _ in 0..count {
+        parts.push(match decoder.u8()? {
+            0 => Effect::None,
+            1 => Effect::AsSaid,
+            2 => {
+                let count = decoder.length()?;
+                let mut records = Vec::with_capacity(count.min(decoder.remaining()));
+                for _ in 0..count {
+                    records.push([&KV_PREFIX[..], decoder.slice()?].concat());
+                }
+                Effect::Removed(records)
+            }
+            _ => return None,
+        });
+    }
+    decoder.is_empty().then_some(Effects::Parts { otherwise, parts })
+}
+
+/// A place in a log: before an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Whether the log is a replicated one.
+    pub replicated: bool,
+    /// The entry's index in it.
+    pub index: u64,
+    /// The log's time before it, in milliseconds since 1970.
+    pub time: u64,
+}
+
+/// The key of the place in the log behind the write of a sequence number.
+pub(crate) fn place_key(seq: u64) -> Vec<u8> {
+    [&[PLACES][..], &seq.to_be_bytes()].concat()
+}
+
+/// The sequence number in such a key.
+pub(crate) fn decode_place_key(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.strip_prefix(&[PLACES])?.try_into().ok()?))
+}
+
+pub(crate) fn encode_place(place: &Place) -> Vec<u8> {
+    let mut value = vec![if place.replicated { 2 } else { 1 }];
+    put_varint(&mut value, place.index);
+    put_varint(&mut value, place.time);
+    value
+}
+
+pub(crate) fn decode_place(value: &[u8]) -> Option<Place> {
+    let mut decoder = Decoder::new(value);
+    let replicated = match decoder.u8()? {
+        1 => false,
+        2 => true,
+        _ => return None,
+    };
+    let place = Place { replicated, index: decoder.varint()?, time: decoder.varint()? };
+    decoder.is_empty().then_some(place)
+}
+
+/// The first write of which it is known what it did when `applied` is the last.
+pub(crate) fn feed_floor(applied: u64) -> u64 {
+    (applied / FEED_STEP * FEED_STEP).saturating_sub(FEED_WRITES)
+}
+
 /// A catalog record.
 pub(crate) fn encode_catalog(id: u32, mapping: &str) -> Vec<u8> {
     [&id.to_be_bytes(), mapping.as_bytes()].concat()
@@ -284,7 +420,7 @@ pub(crate) fn decode_document(value: &[u8]) -> Option<(Header, &[u8])> {
 ///
 /// ```text
 /// │ 1: u8 │ store id: 16 │ next uid: varint │ next collection id: varint │ journal segment: varint │ offset: varint │
-/// │ time: varint │ generation: varint │ position: slice │ sessions: slice │ collections: varint │ { id: varint │ stats: slice } … │
+/// │ time: varint │ generation: varint │ entry: varint │ position: slice │ sessions: slice │ collections: varint │ { id: varint │ stats: slice } … │
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -297,6 +433,8 @@ pub(crate) struct State {
     pub time: u64,
     /// The generation of answered requests that was written to last.
     pub generation: u32,
+    /// The index of the log's next entry.
+    pub entry: u64,
     /// Where a replicated log is: whoever keeps it knows what this means.
     pub position: Vec<u8>,
     /// Answers that nodes may ask for again.
@@ -314,6 +452,7 @@ impl State {
         }
         put_varint(&mut out, self.time);
         put_varint(&mut out, u64::from(self.generation));
+        put_varint(&mut out, self.entry);
         put_slice(&mut out, &self.position);
         put_slice(&mut out, &self.sessions.encode());
         put_varint(&mut out, self.stats.len() as u64);
@@ -334,6 +473,7 @@ impl State {
         let next_collection = decoder.varint()?.try_into().ok()?;
         let journal = (decoder.varint()?, decoder.varint()?);
         let (time, generation) = (decoder.varint()?, decoder.varint()?.try_into().ok()?);
+        let entry = decoder.varint()?;
         let position = decoder.slice()?.to_vec();
         let sessions = Sessions::decode(decoder.slice()?)?;
         let count = decoder.length()?;
@@ -342,8 +482,18 @@ impl State {
             let id = decoder.varint()?.try_into().ok()?;
             stats.push((id, decoder.slice()?.to_vec()));
         }
-        let state =
-            State { store, next_uid, next_collection, journal, time, generation, position, sessions, stats };
+        let state = State {
+            store,
+            next_uid,
+            next_collection,
+            journal,
+            time,
+            generation,
+            entry,
+            position,
+            sessions,
+            stats,
+        };
         decoder.is_empty().then_some(state)
     }
 }
@@ -384,6 +534,25 @@ mod tests {
         for what in [Expiring::KeyValue(record), Expiring::Lease(9)] {
             assert_eq!(decode_expiring_key(&expiring_key(1 << 40, &what)), Some((1 << 40, what)));
         }
+        let parts = vec![
+            Effect::None,
+            Effect::AsSaid,
+            Effect::Removed(vec![kv_key("s", b"1"), kv_key("t", b"2")]),
+            Effect::Removed(Vec::new()),
+        ];
+        for effects in [Effects::None, Effects::Parts { otherwise: true, parts }] {
+            let bytes = encode_effects(&effects);
+            (0..bytes.len()).for_each(|len| assert_eq!(decode_effects(&bytes[..len]), None));
+            assert_eq!(decode_effects(&bytes), Some(effects));
+        }
+        assert_eq!(decode_effects_key(&effects_key(1 << 40)), Some(1 << 40));
+        for replicated in [false, true] {
+            let place = Place { replicated, index: 300, time: 1 << 40 };
+            assert_eq!(decode_place(&encode_place(&place)), Some(place));
+        }
+        assert_eq!(decode_place_key(&place_key(7)), Some(7));
+        assert_eq!(feed_floor(FEED_WRITES + FEED_STEP - 1), 0);
+        assert_eq!(feed_floor(FEED_WRITES + FEED_STEP), FEED_STEP);
         let value = encode_document(99, &lengths, b"{}");
         assert_eq!(decode_document(&value), Some((Header { uid: 99, lengths }, &b"{}"[..])));
         let state = State {
@@ -393,6 +562,7 @@ mod tests {
             journal: (3, 4096),
             time: 1_700_000_000_000,
             generation: 39_351,
+            entry: 12_345,
             position: vec![9; 20],
             sessions: Sessions::default(),
             stats: vec![(1, vec![1, 2, 3])],

@@ -34,6 +34,7 @@
 //! that is kept elsewhere. [`check`](mod@check) and [`inspect`](mod@inspect) look at files.
 #![forbid(unsafe_code)]
 
+pub mod changes;
 pub mod check;
 pub mod database;
 pub mod entry;
@@ -43,10 +44,12 @@ pub mod journal;
 pub mod keys;
 pub mod mapping;
 pub mod snapshot;
+pub mod transaction;
 pub mod write;
 
 mod apply;
 mod catalog;
+mod codec;
 mod expiry;
 mod fields;
 mod indexing;
@@ -60,6 +63,7 @@ pub use lumen_engine::key::prefix_end;
 pub use lumen_engine::stats::Stats as EngineStats;
 pub use lumen_index::Analyzer;
 
+pub use crate::changes::{Change, Changed, Changes, EntryCursor, EntryLog, NextEntry, Scope};
 pub use crate::database::{CollectionStats, Database, Options, Stats};
 pub use crate::entry::{NodeRequest, Proposal, Request};
 pub use crate::error::{Error, Rejection};
@@ -69,4 +73,5 @@ pub use crate::mapping::{FieldMapping, FieldType, Mapping};
 pub use crate::snapshot::{
     Document, Hit, KeyRange, KeyRow, KeyValue, LeaseState, SearchRequest, SearchResults, Snapshot,
 };
+pub use crate::transaction::{Compare, Found, Target, Test, Transaction};
 pub use crate::write::{Ack, Condition, Outcome, Prepared, Write};

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use event_listener::Event;
 use lumen_engine::attachment::AttachmentEdit;
 use lumen_engine::log::{Kind, Log, LogOptions, Position};
 use lumen_engine::options::random_id;
@@ -52,7 +53,7 @@ pub(crate) fn open_store(dir: &Path, options: &Options) -> Result<(Arc<Store>, S
     let state = load_state(&engine, options.random)?;
     let mut live = load_live(&engine, &state)?;
     let durable = engine.durable_seq();
-    let empty = Moment { seq: durable, time: 0, catalog: Arc::default(), views: BTreeMap::new() };
+    let empty = Moment { seq: durable, time: 0, entry: 0, catalog: Arc::default(), views: BTreeMap::new() };
     let store = Arc::new(Store {
         engine,
         id: state.store,
@@ -60,7 +61,9 @@ pub(crate) fn open_store(dir: &Path, options: &Options) -> Result<(Arc<Store>, S
         moment: ArcSwap::from_pointee(empty),
         epoch: AtomicU64::new(0),
         bell: Condvar::new(),
+        published: Event::new(),
         alarm: Alarm::new(),
+        keep_log_bytes: options.keep_log_bytes,
         index_bytes: AtomicU64::new(0),
         journal: OnceLock::new(),
     });
@@ -83,6 +86,7 @@ pub(crate) fn load_live(engine: &Engine, state: &State) -> Result<Live> {
         time: state.time,
         expires_next: None,
         generation: state.generation,
+        entry: state.entry,
         position: state.position.clone(),
         sessions: state.sessions.clone(),
         replacing: false,
@@ -167,6 +171,7 @@ pub(crate) fn replay(store: &Arc<Store>, dir: &Path, options: &Options, state: &
         segment_bytes: options.segment_bytes,
         first_segment_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes),
         kinds: &[Kind::Entry],
+        from_seq: store.engine.durable_seq() + 1,
         uuid: Some(store.id),
         random: options.random,
     };
@@ -187,7 +192,7 @@ pub(crate) fn replay(store: &Arc<Store>, dir: &Path, options: &Options, state: &
         }
         expected += 1;
         // Each entry is prepared against the catalog as it is after those before it; a group ends where one changes it.
-        let entry = Entry::decode(&store.live.lock().catalog, payload)
+        let entry = Entry::decode(&store.live.lock().catalog, seq, payload)
             .filter(|entry| entry.proposals.len() == 1)
             .ok_or_else(|| EngineError::corrupt("the journal", 0, format!("malformed entry {seq}")))?;
         bytes += payload.len();

@@ -19,20 +19,22 @@ use crate::open::{decode_state, load_live};
 use crate::write::{Ack, Prepared};
 
 impl Database {
-    /// Applies entries of the log that this replica follows, in order; `position` is where the log is after the last of them,
-    /// for [`Database::durable_position`]. Answers for each entry what its writes did, in order. One thread at a time.
+    /// Applies entries of the log that this replica follows, in order, each with its index; `position` is where the log is after
+    /// the last of them, for [`Database::durable_position`]. Answers for each entry what its writes did, in order. One thread
+    /// at a time.
     ///
     /// It waits while memory is full and being flushed: what is committed cannot be refused. Any error is final: the node must
     /// stop and reopen. [`Error::Corrupt`] when an entry is malformed or of a version that is not known here.
-    pub fn apply(&self, entries: &[&[u8]], position: &[u8]) -> Result<Vec<Vec<Ack>>> {
-        self.apply_prepared(entries.iter().map(|payload| (*payload, Vec::new())).collect(), position)
+    pub fn apply(&self, entries: &[(u64, &[u8])], position: &[u8]) -> Result<Vec<Vec<Ack>>> {
+        let unprepared = |&(index, payload): &(u64, _)| (index, payload, Vec::new());
+        self.apply_prepared(entries.iter().map(unprepared).collect(), position)
     }
 
     /// [`Database::apply`] of entries of which some writes are still there as they were prepared, by their place: they are not
     /// read and analysed again.
     pub fn apply_prepared(
         &self,
-        entries: Vec<(&[u8], Vec<Option<Prepared>>)>,
+        entries: Vec<(u64, &[u8], Vec<Option<Prepared>>)>,
         position: &[u8],
     ) -> Result<Vec<Vec<Ack>>> {
         let store = &self.inner.store;
@@ -40,8 +42,8 @@ impl Database {
         self.wait_for_memory()?;
         let read = {
             let live = store.live.lock();
-            let one = |(payload, kept): (&[u8], Vec<Option<Prepared>>)| {
-                Entry::decode_with(&live.catalog, payload, kept).ok_or_else(|| {
+            let one = |(index, payload, kept): (u64, &[u8], Vec<Option<Prepared>>)| {
+                Entry::decode_with(&live.catalog, index, payload, kept).ok_or_else(|| {
                     Error::corrupt("the replicated log", 0, "an entry that this version cannot read")
                 })
             };

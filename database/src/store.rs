@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use event_listener::Event;
 use lumen_engine::Engine;
 use lumen_index::{Index, View};
 use parking_lot::{Condvar, Mutex};
@@ -21,6 +22,8 @@ pub(crate) struct Moment {
     pub seq: u64,
     /// The log's time then, in milliseconds since 1970.
     pub time: u64,
+    /// The index of the log's next entry then.
+    pub entry: u64,
     pub catalog: Arc<Catalog>,
     /// Index views by collection id.
     pub views: BTreeMap<u32, Arc<View>>,
@@ -86,6 +89,8 @@ pub(crate) struct Live {
     pub expires_next: Option<u64>,
     /// The generation of answered requests that was written to last.
     pub generation: u32,
+    /// The index of the log's next entry.
+    pub entry: u64,
     /// Where a replicated log is after what was applied; empty without one.
     pub position: Vec<u8>,
     /// Answers that nodes may ask for again.
@@ -102,8 +107,12 @@ pub(crate) struct Store {
     pub epoch: AtomicU64,
     /// Rung when a flush was installed, when there may be something to merge, and at the close.
     pub bell: Condvar,
+    /// Told when something was published.
+    pub published: Event,
     /// Set for the next thing that expires.
     pub alarm: Alarm,
+    /// Bytes of the journal that are kept for [`Changes`](crate::Changes).
+    pub keep_log_bytes: u64,
     /// Bytes of all mutable indexes at the last publication.
     pub index_bytes: AtomicU64,
     /// Where the journal is durable, so that flushes can note it; the journal may let go what is flushed.
@@ -133,7 +142,9 @@ impl Store {
         }
         live.applied = seq;
         self.index_bytes.store(bytes as u64, Ordering::Relaxed);
-        self.moment.store(Arc::new(Moment { seq, time: live.time, catalog: live.catalog.clone(), views }));
+        let (time, entry, catalog) = (live.time, live.entry, live.catalog.clone());
+        self.moment.store(Arc::new(Moment { seq, time, entry, catalog, views }));
         self.engine.publish(seq);
+        self.published.notify(usize::MAX);
     }
 }

@@ -1,31 +1,17 @@
-//! What goes in: a [`Write`], and what comes back: an [`Outcome`]. A write's encoding is the payload of a log entry.
-//!
-//! ```text
-//! │ 1: u8, version │ write │
-//! write:  │ 1 │ name: slice │ mapping: slice │                           create collection
-//!         │ 2 │ name: slice │                                            drop collection
-//!         │ 3 │ collection │ id │ condition │ source: slice │           put
-//!         │ 4 │ collection │ id │ condition │                           delete
-//!         │ 5 │ change of key-values, see `keys` │
-//!         │ 9 │ count: varint │ { slice holding a write } … │            batch; not inside a batch
-//! condition:  │ 0 │ always   │ 1 │ absent   │ 2 │ version: varint │   │ 3 │ present  │
-//!
-//! outcome: │ 1 │ mapping: slice │ created    │ 2 │ mapping: slice │ exists    │ 3 │ dropped   │ 4 │ created   │ 5 │ updated
-//!          │ 6 │ existed: u8 │ deleted       │ 7 │ count: varint │ { slice holding an outcome } … │ of a batch
-//!          │ 9 │ outcome of a change of key-values, see `keys` │
-//!          │ 8 │ rejection: u8 │ what it holds: slices, varints behind a u8 that says whether they are there │
-//! ```
+//! What goes in: a [`Write`], and what comes back: an [`Outcome`]. How both are encoded stands in `codec`.
 
 use std::sync::Arc;
 
-use lumen_engine::coding::{Decoder, put_slice, put_varint};
+use lumen_engine::coding::Decoder;
 use lumen_index::Analyzed;
 
-use crate::catalog::{Catalog, check_id, check_name};
+use crate::catalog::{Catalog, check_id, check_name, check_space};
+use crate::codec;
 use crate::error::Rejection;
 use crate::fields;
 use crate::keys::{KeyLimits, KeyOutcome, KeyWrite};
 use crate::mapping::Mapping;
+use crate::transaction::{Compare, Found, Target, Transaction};
 
 /// Bytes of a document at most: 16 MiB.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
@@ -70,6 +56,10 @@ pub enum Write {
     Keys(KeyWrite),
     /// Several writes as one log entry: durable and visible together, each with its own outcome. Not nested.
     Batch(Vec<Write>),
+    /// Several writes of which all take effect or none, and which of two lists of them may depend on what is there.
+    Transaction(Transaction),
+    /// What is there, the writes before it among it; in a transaction only.
+    Read(Target),
 }
 
 /// What a document must be for a write to take effect.
@@ -126,174 +116,17 @@ pub enum Outcome {
     Keys(KeyOutcome),
     /// One outcome for each part.
     Batch(Vec<Outcome>),
+    /// A transaction took effect.
+    Transaction {
+        /// Whether all that it compared was so.
+        succeeded: bool,
+        /// One outcome for each of the writes that were chosen.
+        outcomes: Vec<Outcome>,
+    },
+    /// What is there, if it is.
+    Read(Option<Found>),
     /// Nothing was changed.
     Rejected(Rejection),
-}
-
-impl Outcome {
-    /// Encodes it: answers travel between nodes, and are kept for those who ask again.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.put(&mut out);
-        out
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Outcome::CollectionCreated { mapping } => {
-                out.push(1);
-                put_slice(out, mapping.to_json().as_bytes());
-            }
-            Outcome::CollectionExists { mapping } => {
-                out.push(2);
-                put_slice(out, mapping.to_json().as_bytes());
-            }
-            Outcome::CollectionDropped => out.push(3),
-            Outcome::Created => out.push(4),
-            Outcome::Updated => out.push(5),
-            Outcome::Deleted { existed } => out.extend([6, u8::from(*existed)]),
-            Outcome::Keys(outcome) => {
-                out.push(9);
-                outcome.encode(out);
-            }
-            Outcome::Batch(outcomes) => {
-                out.push(7);
-                put_varint(out, outcomes.len() as u64);
-                for outcome in outcomes {
-                    put_slice(out, &outcome.encode());
-                }
-            }
-            Outcome::Rejected(rejection) => {
-                out.push(8);
-                put_rejection(out, rejection);
-            }
-        }
-    }
-
-    /// Reads what [`Outcome::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Option<Outcome> {
-        let mut decoder = Decoder::new(bytes);
-        let outcome = match decoder.u8()? {
-            7 => {
-                let count = decoder.length()?;
-                let mut outcomes = Vec::with_capacity(count.min(decoder.remaining() / 2));
-                for _ in 0..count {
-                    // A batch holds no batches: so deep and no deeper.
-                    outcomes.push(read_outcome(&mut Decoder::new(decoder.slice()?))?);
-                }
-                Outcome::Batch(outcomes)
-            }
-            _ => return read_outcome(&mut Decoder::new(bytes)),
-        };
-        decoder.is_empty().then_some(outcome)
-    }
-}
-
-/// An outcome that is no batch.
-fn read_outcome(decoder: &mut Decoder<'_>) -> Option<Outcome> {
-    let outcome = match decoder.u8()? {
-        1 => Outcome::CollectionCreated { mapping: Mapping::from_json(decoder.slice()?).ok()? },
-        2 => Outcome::CollectionExists { mapping: Mapping::from_json(decoder.slice()?).ok()? },
-        3 => Outcome::CollectionDropped,
-        4 => Outcome::Created,
-        5 => Outcome::Updated,
-        6 => Outcome::Deleted { existed: decoder.flag()? },
-        8 => Outcome::Rejected(read_rejection(decoder)?),
-        9 => Outcome::Keys(KeyOutcome::decode(decoder)?),
-        _ => return None,
-    };
-    decoder.is_empty().then_some(outcome)
-}
-
-fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
-    fn put_field(out: &mut Vec<u8>, field: Option<&str>) {
-        out.push(u8::from(field.is_some()));
-        field.into_iter().for_each(|field| put_slice(out, field.as_bytes()));
-    }
-    match rejection {
-        Rejection::CollectionNotFound { name } => {
-            out.push(1);
-            put_slice(out, name.as_bytes());
-        }
-        Rejection::SchemaConflict { name, reason } => {
-            out.push(2);
-            put_slice(out, name.as_bytes());
-            put_slice(out, reason.as_bytes());
-        }
-        Rejection::Mapping { reason, field } => {
-            out.push(3);
-            put_slice(out, reason.as_bytes());
-            put_field(out, field.as_deref());
-        }
-        Rejection::Validation { reason, field } => {
-            out.push(4);
-            put_slice(out, reason.as_bytes());
-            put_field(out, field.as_deref());
-        }
-        Rejection::VersionConflict { id, current } => {
-            out.push(5);
-            put_slice(out, id.as_bytes());
-            out.push(u8::from(current.is_some()));
-            current.iter().for_each(|version| put_varint(out, *version));
-        }
-        Rejection::InvalidName { reason } => {
-            out.push(6);
-            put_slice(out, reason.as_bytes());
-        }
-        Rejection::TooLarge { what, limit, size } => {
-            out.push(7);
-            put_slice(out, what.as_bytes());
-            put_varint(out, *limit);
-            put_varint(out, *size);
-        }
-        Rejection::KeyReused => out.push(8),
-        Rejection::Past => out.push(9),
-        Rejection::KeyConflict { key, current } => {
-            out.push(10);
-            put_slice(out, key);
-            out.push(u8::from(current.is_some()));
-            current.iter().for_each(|version| put_varint(out, *version));
-        }
-        Rejection::LeaseNotFound { lease } => {
-            out.push(11);
-            put_varint(out, *lease);
-        }
-        Rejection::LeaseExists { lease } => {
-            out.push(12);
-            put_varint(out, *lease);
-        }
-    }
-}
-
-fn read_rejection(decoder: &mut Decoder<'_>) -> Option<Rejection> {
-    fn field(decoder: &mut Decoder<'_>) -> Option<Option<String>> {
-        Some(if decoder.flag()? { Some(decoder.text()?.into()) } else { None })
-    }
-    Some(match decoder.u8()? {
-        1 => Rejection::CollectionNotFound { name: decoder.text()?.into() },
-        2 => Rejection::SchemaConflict { name: decoder.text()?.into(), reason: decoder.text()?.into() },
-        3 => Rejection::Mapping { reason: decoder.text()?.into(), field: field(decoder)? },
-        4 => Rejection::Validation { reason: decoder.text()?.into(), field: field(decoder)? },
-        5 => Rejection::VersionConflict {
-            id: decoder.text()?.into(),
-            current: if decoder.flag()? { Some(decoder.varint()?) } else { None },
-        },
-        6 => Rejection::InvalidName { reason: decoder.text()?.into() },
-        7 => Rejection::TooLarge {
-            what: decoder.text()?.into(),
-            limit: decoder.varint()?,
-            size: decoder.varint()?,
-        },
-        8 => Rejection::KeyReused,
-        9 => Rejection::Past,
-        10 => Rejection::KeyConflict {
-            key: decoder.slice()?.to_vec(),
-            current: if decoder.flag()? { Some(decoder.varint()?) } else { None },
-        },
-        11 => Rejection::LeaseNotFound { lease: decoder.varint()? },
-        12 => Rejection::LeaseExists { lease: decoder.varint()? },
-        _ => return None,
-    })
 }
 
 /// An acknowledgement: durable and searchable.
@@ -310,7 +143,18 @@ pub struct Ack {
 pub struct Prepared {
     pub(crate) payload: Vec<u8>,
     pub(crate) parts: Vec<Part>,
-    pub(crate) batch: bool,
+    pub(crate) shape: Shape,
+}
+
+/// How the parts of a write belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// There is one.
+    One,
+    /// Each by itself.
+    Batch,
+    /// The first `then` of them if all of `when` holds, else the others.
+    Transaction { when: Vec<Compare>, then: usize },
 }
 
 /// One write with what was computed from it.
@@ -321,28 +165,37 @@ pub(crate) struct Part {
     pub analysed: Option<(u32, Arc<Analyzed>)>,
 }
 
+const BATCH: u8 = 9;
+const TRANSACTION: u8 = 10;
+
 impl Prepared {
-    /// Joins several into one log entry. Batches inside are opened.
+    /// Joins several into one log entry, each with its own outcome. Batches inside are opened.
     pub fn batch(prepared: Vec<Prepared>) -> Prepared {
+        let is_open = |one: &Prepared| !matches!(one.shape, Shape::Transaction { .. });
+        assert!(prepared.iter().all(is_open), "a transaction is a log entry of its own");
         let parts: Vec<Part> = prepared.into_iter().flat_map(|prepared| prepared.parts).collect();
-        Prepared::of_parts(parts, true)
+        Prepared::of_parts(parts, Shape::Batch)
     }
 
-    fn of_parts(parts: Vec<Part>, batch: bool) -> Prepared {
+    fn of_parts(parts: Vec<Part>, shape: Shape) -> Prepared {
         let mut payload = vec![VERSION];
-        if batch {
-            payload.push(9);
-            put_varint(&mut payload, parts.len() as u64);
-            let mut one = Vec::new();
-            for part in &parts {
-                one.clear();
-                encode(&part.write, &mut one);
-                put_slice(&mut payload, &one);
-            }
-        } else {
-            encode(&parts[0].write, &mut payload);
+        fn writes(parts: &[Part]) -> impl ExactSizeIterator<Item = &Write> {
+            parts.iter().map(|part| &part.write)
         }
-        Prepared { payload, parts, batch }
+        match &shape {
+            Shape::One => codec::put_write(&mut payload, &parts[0].write),
+            Shape::Batch => {
+                payload.push(BATCH);
+                codec::put_writes(&mut payload, writes(&parts));
+            }
+            Shape::Transaction { when, then } => {
+                payload.push(TRANSACTION);
+                codec::put_compares(&mut payload, when);
+                codec::put_writes(&mut payload, writes(&parts[..*then]));
+                codec::put_writes(&mut payload, writes(&parts[*then..]));
+            }
+        }
+        Prepared { payload, parts, shape }
     }
 
     /// The write as a log entry carries it (see [`entry`](crate::entry)).
@@ -369,45 +222,66 @@ impl Prepared {
             let analysed = Part::analyse(catalog, &write)?;
             Ok(Part { write, analysed })
         };
+        let invalid = |reason: &str| Err(Rejection::Validation { reason: reason.into(), field: None });
         match write {
             Write::Batch(writes) => {
                 let mut parts = Vec::with_capacity(writes.len());
                 for write in writes {
-                    if matches!(write, Write::Batch(_)) {
-                        let reason = "a batch inside a batch".into();
-                        return Err(Rejection::Validation { reason, field: None });
+                    match write {
+                        Write::Batch(_) => return invalid("a batch inside a batch"),
+                        Write::Transaction(_) => return invalid("a transaction inside a batch"),
+                        Write::Read(_) => return invalid("a read inside a batch: transactions read"),
+                        write => parts.push(part(write)?),
                     }
-                    parts.push(part(write)?);
                 }
-                Ok(Prepared::of_parts(parts, true))
+                Ok(Prepared::of_parts(parts, Shape::Batch))
             }
-            write => Ok(Prepared::of_parts(vec![part(write)?], false)),
+            Write::Transaction(Transaction { when, then, otherwise }) => {
+                when.iter().try_for_each(Compare::check)?;
+                let chosen = then.len();
+                let mut parts = Vec::with_capacity(chosen + otherwise.len());
+                for (place, write) in then.into_iter().chain(otherwise).enumerate() {
+                    let place = if place < chosen { place } else { place - chosen };
+                    let inside = |rejection| Rejection::in_transaction(place, rejection);
+                    Transaction::takes(&write).map_err(inside)?;
+                    parts.push(part(write).map_err(inside)?);
+                }
+                Ok(Prepared::of_parts(parts, Shape::Transaction { when, then: chosen }))
+            }
+            Write::Read(_) => invalid("a read that is no part of a transaction"),
+            write => Ok(Prepared::of_parts(vec![part(write)?], Shape::One)),
         }
     }
 
     /// Reads a log entry and prepares it again. Parts that the catalog refuses are kept: `apply` refuses them the same way.
     pub(crate) fn decode(catalog: &Catalog, payload: &[u8]) -> Option<Prepared> {
-        let (&version, rest) = payload.split_first()?;
-        if version != VERSION {
-            return None;
-        }
-        let (writes, batch) = match rest.first()? {
-            9 => {
-                let mut decoder = Decoder::new(&rest[1..]);
-                let count = decoder.length()?;
-                let mut writes = Vec::with_capacity(count.min(decoder.remaining()));
-                for _ in 0..count {
-                    writes.push(decode(decoder.slice()?)?);
-                }
-                (decoder.is_empty().then_some(writes)?, true)
-            }
-            _ => (vec![decode(rest)?], false),
-        };
+        let (writes, shape) = Prepared::read(payload)?;
         let prepare = |write: Write| {
             let analysed = Part::analyse(catalog, &write).ok().flatten();
             Part { write, analysed }
         };
-        Some(Prepared { payload: Vec::new(), parts: writes.into_iter().map(prepare).collect(), batch })
+        Some(Prepared { payload: Vec::new(), parts: writes.into_iter().map(prepare).collect(), shape })
+    }
+
+    /// The writes of a log entry, and how they belong together.
+    pub(crate) fn read(payload: &[u8]) -> Option<(Vec<Write>, Shape)> {
+        let (&version, rest) = payload.split_first()?;
+        if version != VERSION {
+            return None;
+        }
+        let mut decoder = Decoder::new(rest.get(1..)?);
+        let (writes, shape) = match *rest.first()? {
+            BATCH => (codec::read_writes(&mut decoder)?, Shape::Batch),
+            TRANSACTION => {
+                let when = codec::read_compares(&mut decoder)?;
+                let mut writes = codec::read_writes(&mut decoder)?;
+                let then = writes.len();
+                writes.extend(codec::read_writes(&mut decoder)?);
+                (writes, Shape::Transaction { when, then })
+            }
+            _ => return Some((vec![codec::read_write(rest)?], Shape::One)),
+        };
+        decoder.is_empty().then_some((writes, shape))
     }
 }
 
@@ -435,207 +309,9 @@ impl Part {
             }
             // The limits of whoever proposed it were checked there; they may be others elsewhere.
             Write::Keys(write) => write.check(&KeyLimits::NONE).map(|()| None),
-            Write::Batch(_) => Ok(None),
-        }
-    }
-}
-
-pub(crate) fn put_condition(out: &mut Vec<u8>, condition: Condition) {
-    match condition {
-        Condition::Always => out.push(0),
-        Condition::Absent => out.push(1),
-        Condition::Version(version) => {
-            out.push(2);
-            put_varint(out, version);
-        }
-        Condition::Present => out.push(3),
-    }
-}
-
-fn encode(write: &Write, out: &mut Vec<u8>) {
-    match write {
-        Write::CreateCollection { name, mapping } => {
-            out.push(1);
-            put_slice(out, name.as_bytes());
-            put_slice(out, mapping.to_json().as_bytes());
-        }
-        Write::DropCollection { name } => {
-            out.push(2);
-            put_slice(out, name.as_bytes());
-        }
-        Write::Put { collection, id, source, condition } => {
-            out.push(3);
-            put_slice(out, collection.as_bytes());
-            put_slice(out, id.as_bytes());
-            put_condition(out, *condition);
-            put_slice(out, source);
-        }
-        Write::Delete { collection, id, condition } => {
-            out.push(4);
-            put_slice(out, collection.as_bytes());
-            put_slice(out, id.as_bytes());
-            put_condition(out, *condition);
-        }
-        Write::Keys(write) => {
-            out.push(5);
-            write.encode(out);
-        }
-        Write::Batch(_) => unreachable!("batches are opened when they are prepared"),
-    }
-}
-
-pub(crate) fn read_condition(decoder: &mut Decoder<'_>) -> Option<Condition> {
-    Some(match decoder.u8()? {
-        0 => Condition::Always,
-        1 => Condition::Absent,
-        2 => Condition::Version(decoder.varint()?),
-        3 => Condition::Present,
-        _ => return None,
-    })
-}
-
-fn decode(bytes: &[u8]) -> Option<Write> {
-    let mut decoder = Decoder::new(bytes);
-    let kind = decoder.u8()?;
-    let write = match kind {
-        1 => Write::CreateCollection {
-            name: decoder.text()?.into(),
-            mapping: Mapping::from_json(decoder.slice()?).ok()?,
-        },
-        2 => Write::DropCollection { name: decoder.text()?.into() },
-        3 => Write::Put {
-            collection: decoder.text()?.into(),
-            id: decoder.text()?.into(),
-            condition: read_condition(&mut decoder)?,
-            source: decoder.slice()?.to_vec(),
-        },
-        4 => Write::Delete {
-            collection: decoder.text()?.into(),
-            id: decoder.text()?.into(),
-            condition: read_condition(&mut decoder)?,
-        },
-        5 => Write::Keys(KeyWrite::decode(&mut decoder)?),
-        _ => return None,
-    };
-    decoder.is_empty().then_some(write)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keys::{Due, DueWhat, Previous, Until};
-
-    #[test]
-    fn outcomes_come_back_and_cut_ones_do_not() {
-        let (field, reason) = (Some("f".to_string()), "r".to_string());
-        let name = "c".to_string();
-        let rejections = [
-            Rejection::CollectionNotFound { name: name.clone() },
-            Rejection::SchemaConflict { name, reason: reason.clone() },
-            Rejection::Mapping { reason: reason.clone(), field: None },
-            Rejection::Validation { reason: reason.clone(), field },
-            Rejection::VersionConflict { id: "i".into(), current: Some(700) },
-            Rejection::VersionConflict { id: "i".into(), current: None },
-            Rejection::InvalidName { reason },
-            Rejection::TooLarge { what: "it".into(), limit: 3, size: 400 },
-            Rejection::KeyReused,
-            Rejection::Past,
-            Rejection::KeyConflict { key: vec![0, 255], current: Some(7) },
-            Rejection::KeyConflict { key: vec![1], current: None },
-            Rejection::LeaseNotFound { lease: 1 << 60 },
-            Rejection::LeaseExists { lease: 3 },
-        ];
-        let mut outcomes = vec![
-            Outcome::CollectionCreated { mapping: Mapping::default() },
-            Outcome::CollectionExists { mapping: Mapping::default() },
-            Outcome::CollectionDropped,
-            Outcome::Created,
-            Outcome::Updated,
-            Outcome::Deleted { existed: true },
-        ];
-        let previous = || Some(Previous { version: 300, value: b"v".to_vec() });
-        let of_keys = [
-            KeyOutcome::Put { existed: true, previous: previous() },
-            KeyOutcome::Put { existed: false, previous: None },
-            KeyOutcome::Deleted { count: 1000, previous: previous() },
-            KeyOutcome::Deleted { count: 0, previous: None },
-            KeyOutcome::Lease { lease: 9, ttl: 1 << 40 },
-            KeyOutcome::Expired { keys: 300, leases: 2 },
-        ];
-        outcomes.extend(of_keys.map(Outcome::Keys));
-        outcomes.extend(rejections.map(Outcome::Rejected));
-        outcomes.push(Outcome::Batch(outcomes.clone()));
-        for outcome in outcomes {
-            let bytes = outcome.encode();
-            assert_eq!(Outcome::decode(&bytes), Some(outcome));
-            (0..bytes.len()).for_each(|len| assert_eq!(Outcome::decode(&bytes[..len]), None));
-        }
-        let nested = Outcome::Batch(vec![Outcome::Batch(Vec::new())]);
-        assert_eq!(Outcome::decode(&nested.encode()), None, "no recursion on input");
-    }
-
-    #[test]
-    fn entries_come_back_and_cut_ones_do_not() {
-        let mut writes = vec![
-            Write::CreateCollection { name: "c".into(), mapping: Mapping::default() },
-            Write::Put {
-                collection: "c".into(),
-                id: "1".into(),
-                source: b"{}".to_vec(),
-                condition: Condition::Version(7),
-            },
-            Write::Delete { collection: "c".into(), id: "1".into(), condition: Condition::Absent },
-            Write::Delete { collection: "c".into(), id: "2".into(), condition: Condition::Present },
-            Write::DropCollection { name: "c".into() },
-        ];
-        let (space, key) = ("s".to_string(), b"k\0".to_vec());
-        let what = DueWhat::Key { space: space.clone(), key: key.clone() };
-        let due = vec![Due { expires: 1 << 40, what }, Due { expires: 3, what: DueWhat::Lease(9) }];
-        let put = |until| KeyWrite::Put {
-            space: space.clone(),
-            key: key.clone(),
-            value: b"v".to_vec(),
-            condition: Condition::Version(300),
-            until,
-            returns: true,
-        };
-        let keys = [
-            put(Until::Deleted),
-            put(Until::Ttl(5000)),
-            put(Until::Lease(1 << 50)),
-            KeyWrite::Delete {
-                space: space.clone(),
-                key: key.clone(),
-                condition: Condition::Absent,
-                returns: false,
-            },
-            KeyWrite::DeleteRange { space: space.clone(), start: key.clone(), end: None },
-            KeyWrite::DeleteRange { space: space.clone(), start: key.clone(), end: Some(Vec::new()) },
-            KeyWrite::Grant { lease: 0, ttl: 1000 },
-            KeyWrite::KeepAlive { lease: 7 },
-            KeyWrite::Revoke { lease: 7 },
-            KeyWrite::Expire { due },
-        ];
-        writes.extend(keys.map(Write::Keys));
-        let mut catalog = Catalog::default();
-        catalog.insert(1, "c", Mapping::default());
-        let mut entries: Vec<(Prepared, Vec<Write>)> = Vec::new();
-        for write in &writes {
-            entries.push((
-                Prepared::new(&catalog, &KeyLimits::NONE, write.clone()).expect("good"),
-                vec![write.clone()],
-            ));
-        }
-        entries.push((
-            Prepared::new(&catalog, &KeyLimits::NONE, Write::Batch(writes.clone())).expect("good"),
-            writes,
-        ));
-        for (prepared, expected) in entries {
-            let back = Prepared::decode(&catalog, &prepared.payload).expect("decodes");
-            assert_eq!(back.parts.into_iter().map(|part| part.write).collect::<Vec<_>>(), expected);
-            for len in 0..prepared.payload.len() {
-                assert!(Prepared::decode(&catalog, &prepared.payload[..len]).is_none(), "cut at {len}");
-            }
+            Write::Read(Target::Document { collection, .. }) => catalog.get(collection).map(|_| None),
+            Write::Read(Target::Key { space, .. }) => check_space(space).map(|()| None),
+            Write::Batch(_) | Write::Transaction(_) => Ok(None),
         }
     }
 }

@@ -44,7 +44,8 @@ impl Replica {
 
     /// Applies entries of the log up to `end`, as one group.
     fn follow(&mut self, log: &[Vec<u8>], end: usize) -> Vec<Vec<Ack>> {
-        let entries: Vec<&[u8]> = log[self.applied..end].iter().map(Vec::as_slice).collect();
+        let entries = (self.applied as u64..).zip(log[self.applied..end].iter().map(Vec::as_slice));
+        let entries: Vec<(u64, &[u8])> = entries.collect();
         self.applied = end;
         self.db.apply(&entries, &(end as u64).to_le_bytes()).expect("applied")
     }
@@ -87,7 +88,7 @@ fn entry(time: u64, request: Request, write: Write) -> Vec<u8> {
     // What a write is in the log depends on no state; the collection must be there for it to be checked.
     let db = open(&Memory::new());
     let create = db.prepare(create()).expect("good").into_payload();
-    db.apply(&[&lumen::entry::encode(0, &[(Request::None, &create)])], b"x").expect("applied");
+    db.apply(&[(0, &lumen::entry::encode(0, &[(Request::None, &create)]))], b"x").expect("applied");
     let payload = db.prepare(write).expect("good").into_payload();
     lumen::entry::encode(time, &[(request, &payload)])
 }
@@ -310,7 +311,7 @@ fn what_is_no_entry_is_damage_and_a_replica_takes_no_other_writes() {
     let mut newer = log[0].clone();
     newer[0] += 1;
     for bad in [&newer[..], &log[0][..log[0].len() - 1], b""] {
-        let refused = replica.db.apply(&[bad], b"p");
+        let refused = replica.db.apply(&[(1, bad)], b"p");
         assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
     }
     assert_eq!(replica.db.snapshot().seq(), 1);

@@ -68,6 +68,7 @@ pub(crate) fn open(dir: &Path, mut options: Options) -> Result<Opened> {
             segment_bytes: options.segment_bytes,
             first_segment_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes),
             kinds: &[Kind::Batch],
+            from_seq: 0,
             uuid: None,
             random: options.random,
         };

@@ -19,6 +19,12 @@ enum Repr {
     Block(Arc<Block>, Range<usize>),
 }
 
+impl From<Vec<u8>> for Slice {
+    fn from(bytes: Vec<u8>) -> Slice {
+        Slice(Repr::Owned(bytes))
+    }
+}
+
 impl Slice {
     pub(crate) fn owned(bytes: Vec<u8>) -> Slice {
         Slice(Repr::Owned(bytes))

@@ -20,6 +20,7 @@ fn options(segment_bytes: u64, random: fn() -> u64) -> LogOptions {
         segment_bytes,
         first_segment_bytes: segment_bytes.min(1024),
         kinds: &[Kind::Entry],
+        from_seq: 0,
         uuid: None,
         random,
     }
@@ -519,4 +520,50 @@ fn a_cursor_goes_on_over_segments_that_were_let_go_of_behind_it() {
         }
         Err(error) => assert!(matches!(error, Error::Corrupt { .. }), "{error}"),
     }
+}
+
+#[test]
+fn what_is_kept_but_not_asked_for_is_not_read_and_damage_in_it_is_told_to_who_reads_it() {
+    use lumen_engine::vfs::{Mode, Vfs};
+    let vfs = memory();
+    let (log, ..) = open(&vfs, 1024);
+    append(&log, 1..=30);
+    // As much as is to be kept is kept, in whole segments, and what is behind it.
+    log.purge_keeping(30, 0).expect("purged");
+    let last = log.segments()[0].1;
+    append(&log, 31..=60);
+    log.purge_keeping(60, 3 * 1024).expect("purged");
+    let segments = log.segments();
+    assert!(segments.len() >= 3 && segments[0].1 > last, "{segments:?}");
+    log.purge_keeping(60, u64::MAX).expect("purged");
+    assert_eq!(log.segments(), segments);
+    drop(log);
+    let path = Path::new(DIR).join(format!("{:010}.wal", segments[0].0));
+    let file = vfs.open(&path, Mode::Write).expect("there");
+    file.write_at(&[0xff; 8], 200).expect("written");
+    file.sync().map_err(|error| error.0).expect("synced");
+    let wanted = segments[1].1 + 1;
+    let opened = |from_seq| {
+        let mut seen = Vec::new();
+        let options = LogOptions { from_seq, ..options(1024, || 7) };
+        let opened = Log::open(Arc::new(vfs.clone()), options, None, 1, &mut |seq, _, _| {
+            seen.push(seq);
+            Ok(())
+        });
+        opened.map(|(log, _)| (log, seen))
+    };
+    assert!(matches!(opened(0), Err(Error::Corrupt { offset, .. }) if offset <= 200));
+    let (log, seen) = opened(wanted).expect("what is asked for is whole");
+    assert_eq!(seen, (segments[1].1..=60).collect::<Vec<_>>());
+    let mut cursor = log.cursor(wanted).expect("readable").expect("it is there");
+    assert_eq!(cursor.next(&log).expect("readable").expect("there").seq, wanted);
+    let read = log.cursor(segments[1].1 - 1);
+    let read = read.and_then(|cursor| cursor.expect("there").next(&log));
+    assert!(matches!(read, Err(Error::Corrupt { .. })), "{read:?}");
+    // What is appended after an opening that read no record goes on where the log ended.
+    append(&log, 61..=62);
+    log.seal().expect("sealed");
+    drop(log);
+    let (_, seen) = opened(61).expect("sealed in order");
+    assert!(seen.ends_with(&[61, 62]), "{seen:?}");
 }

@@ -72,6 +72,7 @@ pub fn append_to_manifest(vfs: &Memory, records: impl IntoIterator<Item = (Kind,
         segment_bytes: 4096,
         first_segment_bytes: 4096,
         kinds: &[Kind::Edit, Kind::Snapshot, Kind::Batch],
+        from_seq: 0,
         uuid: None,
         random: || 0x5eed_5eed_5eed_5eed,
     };
@@ -94,6 +95,7 @@ pub fn manifest_payloads(vfs: &Memory) -> Vec<Vec<u8>> {
         segment_bytes: 4096,
         first_segment_bytes: 4096,
         kinds: &[Kind::Edit, Kind::Snapshot],
+        from_seq: 0,
         uuid: None,
         random: || 0,
     };

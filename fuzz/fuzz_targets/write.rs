@@ -59,6 +59,7 @@ fuzz_target!(|bytes: &[u8]| {
             segment_bytes: 4096,
             first_segment_bytes: 4096,
             kinds: &[Kind::Entry],
+            from_seq: 0,
             uuid: Some(*uuid),
             random: || 0x5eed_5eed_5eed_5eed,
         };

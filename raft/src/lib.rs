@@ -5,8 +5,8 @@
 //! `types` is what openraft must know of us, `codec` how entries and votes are written, `log` where they are kept,
 //! `state_machine` how committed ones reach the database, `message` and [`network`] how nodes talk, `snapshot` and `transfer`
 //! how one that is far behind gets files instead of entries. [`node`] is all of it together: `leader` has something done where
-//! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be,
-//! [`membership`] who is in the cluster, `answer` answers other nodes, `upkeep` and `expiry` are what a node does by itself. [`error`] is
+//! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be, `changes` follows what
+//! happens, [`membership`] who is in the cluster, `answer` answers other nodes, `upkeep` and `expiry` are what a node does by itself. [`error`] is
 //! what can go wrong, [`metrics`] what is counted, [`inspect`] looks at files.
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ pub mod read;
 pub mod recover;
 
 mod answer;
+mod changes;
 mod codec;
 #[cfg(test)]
 mod conformance;

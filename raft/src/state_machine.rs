@@ -119,10 +119,12 @@ impl StateMachine {
     pub(crate) fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Vec<Ack>>> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         let mut place = self.place.lock();
-        let mut writes: Vec<(&[u8], Kept)> = Vec::with_capacity(entries.len());
+        let mut writes: Vec<(u64, &[u8], Kept)> = Vec::with_capacity(entries.len());
         for entry in entries {
             match &entry.payload {
-                EntryPayload::Normal(proposed) => writes.push((&proposed.0, proposed.take_kept())),
+                EntryPayload::Normal(proposed) => {
+                    writes.push((entry.log_id.index, &proposed.0, proposed.take_kept()));
+                }
                 EntryPayload::Membership(membership) => {
                     place.used.extend(membership.nodes().map(|(id, _)| *id));
                     place.membership = StoredMembership::new(Some(entry.log_id), membership.clone());

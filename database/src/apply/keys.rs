@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use lumen_engine::key::prefix_end;
+use lumen_engine::slice::Slice;
 
 use super::Change;
 use crate::error::{Error, Rejection, Result};
@@ -22,16 +23,16 @@ const DELETED_SINGLY_MAX: usize = 64;
 type Refusable<T> = std::result::Result<T, Rejection>;
 
 /// A record of a key-value that is there.
-struct Found {
-    version: u64,
-    kept: Kept,
-    record: Vec<u8>,
+pub(super) struct Found {
+    pub version: u64,
+    pub kept: Kept,
+    record: Slice,
     /// Whether it has expired.
-    is_over: bool,
+    pub is_over: bool,
 }
 
 impl Found {
-    fn value(&self) -> &[u8] {
+    pub(super) fn value(&self) -> &[u8] {
         layout::decode_kv(&self.record).map_or(&[], |(_, value)| value)
     }
 
@@ -41,7 +42,7 @@ impl Found {
 }
 
 /// A lease that is there and has not expired.
-struct Lease {
+pub(super) struct Lease {
     ttl: u64,
     expires: u64,
 }
@@ -121,6 +122,9 @@ impl Change<'_> {
         let (count, previous) = (u64::from(seen.is_some()), seen.filter(|_| returns).map(Found::previous));
         if let Some(found) = &found {
             self.remove_key(key, found.kept);
+            if found.is_over {
+                self.removed.push(key.to_vec()); // it expires now, for who follows
+            }
         }
         Ok(Ok(KeyOutcome::Deleted { count, previous }))
     }
@@ -137,6 +141,7 @@ impl Change<'_> {
             for key in &keys {
                 let Some(found) = self.find_key(key)? else { continue };
                 count += u64::from(!found.is_over);
+                self.removed_some = true;
                 self.forget(key, found.kept);
             }
             let Some(last) = keys.last().filter(|_| keys.len() == DELETED_SINGLY_MAX) else {
@@ -217,6 +222,7 @@ impl Change<'_> {
                 let key_value = layout::decode_leased_key(key).ok_or_else(malformed_lease)?;
                 self.unset(&key_value);
                 self.unset(key);
+                self.removed.push(key_value);
                 count += 1;
             }
             match kept.last().filter(|_| kept.len() == DELETED_SINGLY_MAX) {
@@ -241,6 +247,7 @@ impl Change<'_> {
                         // What has been written since is kept otherwise.
                         Some(found) if found.kept == Kept::Until(expires) => {
                             self.remove_key(&key, found.kept);
+                            self.removed.push(key);
                             keys += 1;
                         }
                         _ => self.unset(&layout::expiring_key(expires, &Expiring::KeyValue(key))),
@@ -278,7 +285,7 @@ impl Change<'_> {
     }
 
     /// A lease, unless it has expired.
-    fn lease(&self, lease: u64) -> Result<Option<Lease>> {
+    pub(super) fn lease(&self, lease: u64) -> Result<Option<Lease>> {
         let Some((_, record)) = self.record(&layout::lease_key(lease))? else { return Ok(None) };
         let (ttl, expires) = layout::decode_lease(&record).ok_or_else(malformed_lease)?;
         Ok((expires > self.live.time).then_some(Lease { ttl, expires }))
@@ -295,7 +302,7 @@ impl Change<'_> {
         Ok(Err(Rejection::KeyConflict { key: key.to_vec(), current }))
     }
 
-    fn find_key(&self, key: &[u8]) -> Result<Option<Found>> {
+    pub(super) fn find_key(&self, key: &[u8]) -> Result<Option<Found>> {
         let Some((version, record)) = self.record(key)? else { return Ok(None) };
         let (kept, _) = layout::decode_kv(&record).ok_or_else(|| {
             let key = lumen_engine::inspect::printable(key);
@@ -310,16 +317,16 @@ impl Change<'_> {
     }
 
     /// What is there now, this write's own changes among it.
-    fn record(&self, key: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
+    fn record(&self, key: &[u8]) -> Result<Option<(u64, Slice)>> {
         if let Some(written) = &self.written_keys {
             if let Some(record) = written.get(key) {
-                return Ok(record.clone().map(|record| (self.seq, record)));
+                return Ok(record.clone().map(|record| (self.seq, record.into())));
             }
             if self.deleted_ranges.iter().any(|(start, end)| &start[..] <= key && key < &end[..]) {
                 return Ok(None);
             }
         }
-        Ok(self.engine.get_versioned(key)?.map(|(seq, record)| (seq, record.into_vec())))
+        Ok(self.engine.get_versioned(key)?)
     }
 
     /// The first keys of a range that are there now.

@@ -3,7 +3,9 @@
 //! Deterministic: the outcome depends on the entries and the state alone, never on clock, thread or what the caller had
 //! prepared. A prepared analysis is used only if it was made for the collection that is there now.
 
+mod feed;
 mod keys;
+mod transaction;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,10 +17,10 @@ use crate::catalog::{Catalog, Collection};
 use crate::entry::{Entry, Proposal, Request};
 use crate::error::{Error, Rejection, Result};
 use crate::indexing;
-use crate::layout::{self, Header};
+use crate::layout::{self, Effect, Effects, Header, Place};
 use crate::sessions::Known;
 use crate::store::{Live, LiveIndex, Store};
-use crate::write::{Ack, Condition, Outcome, Part, Prepared, Write};
+use crate::write::{Ack, Condition, Outcome, Part, Prepared, Shape, Write};
 
 /// Documents of this group that are not yet in their index, by collection id.
 type Fresh = HashMap<u32, Vec<NewDocument>>;
@@ -35,12 +37,22 @@ pub(crate) fn entries(
     let mut acks = Vec::with_capacity(entries.len());
     let mut seq = live.applied;
     for entry in entries {
-        live.time = live.time.max(entry.time);
+        let time = live.time;
+        live.time = time.max(entry.time);
         let mut answers = Vec::with_capacity(entry.proposals.len());
+        let place = Place { replicated: position.is_some(), index: entry.index, time };
+        let mut batch = feed::begin(live.entry == 0, place, seq, entry.proposals.len() as u64);
         for proposal in entry.proposals {
             seq += 1;
-            answers.push(one(store, &mut live, &mut fresh, seq, proposal)?);
+            let ack = one(store, &mut live, &mut fresh, seq, proposal, &mut batch)?;
+            feed::let_go(seq, &mut batch);
+            if !batch.is_empty() {
+                store.engine.apply(seq, &batch)?;
+                batch = Batch::new();
+            }
+            answers.push(ack);
         }
+        live.entry = entry.index + 1;
         acks.push(answers);
     }
     if let Some(expires) = live.expires_next.take() {
@@ -74,17 +86,30 @@ pub(crate) fn entries(
     Ok(acks)
 }
 
-/// Applies one write, unless it was applied before.
-fn one(store: &Store, live: &mut Live, fresh: &mut Fresh, seq: u64, proposal: Proposal) -> Result<Ack> {
+/// Applies one write, unless it was applied before; what it changes goes into the batch.
+fn one(
+    store: &Store,
+    live: &mut Live,
+    fresh: &mut Fresh,
+    seq: u64,
+    proposal: Proposal,
+    batch: &mut Batch,
+) -> Result<Ack> {
     let Proposal { request, prepared } = proposal;
     let past = || Ack { seq, outcome: Outcome::Rejected(Rejection::Past) };
     match &request {
-        Request::None => change(store, live, fresh, seq, prepared, |_, _| {}),
+        Request::None => change(store, live, fresh, seq, prepared, batch),
         Request::Node(node) => match live.sessions.look_up(node) {
-            Known::Answered(ack) => Ok(ack),
-            Known::Past => Ok(past()),
+            Known::Answered(ack) => {
+                feed::nothing(seq, batch);
+                Ok(ack)
+            }
+            Known::Past => {
+                feed::nothing(seq, batch);
+                Ok(past())
+            }
             Known::New => {
-                let ack = change(store, live, fresh, seq, prepared, |_, _| {})?;
+                let ack = change(store, live, fresh, seq, prepared, batch)?;
                 live.sessions.answered(node, &ack);
                 Ok(ack)
             }
@@ -98,57 +123,68 @@ fn one(store: &Store, live: &mut Live, fresh: &mut Fresh, seq: u64, proposal: Pr
                 let Some(value) = engine.get(&key)? else { continue };
                 let (stored, ack) = layout::decode_answer(&value)
                     .ok_or_else(|| Error::corrupt("an answered request", 0, "malformed record"))?;
+                feed::nothing(seq, batch);
                 let reused = || Ack { seq, outcome: Outcome::Rejected(Rejection::KeyReused) };
                 return Ok(if stored == digest { ack } else { reused() });
             }
             let past = layout::request_key(generation.saturating_sub(layout::GENERATIONS - 1), &[0; 16]);
             let is_next = generation > live.generation;
             live.generation = generation;
-            change(store, live, fresh, seq, prepared, |batch, ack| {
-                batch.put(&layout::request_key(generation, key), &layout::encode_answer(digest, ack));
-                if is_next {
-                    batch.delete_range(&layout::request_key(0, &[0; 16]), &past);
-                }
-            })
+            let ack = change(store, live, fresh, seq, prepared, batch)?;
+            batch.put(&layout::request_key(generation, key), &layout::encode_answer(digest, &ack));
+            if is_next {
+                batch.delete_range(&layout::request_key(0, &[0; 16]), &past);
+            }
+            Ok(ack)
         }
     }
 }
 
-/// Applies a write that is new; `also` adds to its batch what follows from the answer.
+/// Applies a write that is new.
 fn change(
     store: &Store,
     live: &mut Live,
     fresh: &mut Fresh,
     seq: u64,
     prepared: Prepared,
-    also: impl FnOnce(&mut Batch, &Ack),
+    batch: &mut Batch,
 ) -> Result<Ack> {
-    let batched = prepared.batch;
+    let Prepared { parts, shape, .. } = prepared;
+    let has_parts = shape != Shape::One;
     let mut change = Change {
         live,
         engine: store.engine.latest(),
         seq,
-        batch: Batch::new(),
+        batch,
         fresh,
-        written: batched.then(HashMap::new),
-        written_keys: batched.then(BTreeMap::new),
+        written: has_parts.then(HashMap::new),
+        written_keys: has_parts.then(BTreeMap::new),
+        written_sources: None,
         deleted_ranges: Vec::new(),
+        removed: Vec::new(),
+        removed_some: false,
     };
-    let mut outcomes = Vec::with_capacity(prepared.parts.len());
-    for part in prepared.parts {
-        outcomes.push(match change.part(part)? {
-            Ok(outcome) => outcome,
-            Err(rejection) => Outcome::Rejected(rejection),
-        });
+    let (outcome, effects) = match shape {
+        Shape::One => {
+            let (mut outcomes, effects) = change.parts(parts)?;
+            (outcomes.remove(0), feed::effects(false, effects))
+        }
+        Shape::Batch => {
+            let (outcomes, effects) = change.parts(parts)?;
+            (Outcome::Batch(outcomes), feed::effects(false, effects))
+        }
+        Shape::Transaction { when, then } => match change.transaction(&when, parts, then)? {
+            Err(rejection) => (Outcome::Rejected(rejection), Some(Effects::None)),
+            Ok((succeeded, (outcomes, effects))) => {
+                let outcome = Outcome::Transaction { succeeded, outcomes };
+                (outcome, feed::effects(!succeeded, effects))
+            }
+        },
+    };
+    if let Some(effects) = effects {
+        batch.put(&layout::effects_key(seq), &layout::encode_effects(&effects));
     }
-    let mut batch = change.batch;
-    let outcome = if batched { Outcome::Batch(outcomes) } else { outcomes.remove(0) };
-    let ack = Ack { seq, outcome };
-    also(&mut batch, &ack);
-    if !batch.is_empty() {
-        store.engine.apply(seq, &batch)?;
-    }
-    Ok(ack)
+    Ok(Ack { seq, outcome })
 }
 
 /// One write while it is applied.
@@ -156,12 +192,18 @@ struct Change<'a> {
     live: &'a mut Live,
     engine: EngineSnapshot,
     seq: u64,
-    batch: Batch,
+    batch: &'a mut Batch,
     fresh: &'a mut Fresh,
     /// What this write has written so far, by key; only batches can meet their own writes.
     written: Option<HashMap<Vec<u8>, Option<Header>>>,
     /// The same of key-values and what belongs to them; and the ranges of them that it has deleted.
     written_keys: Option<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    /// The documents that a transaction which reads has put, by key.
+    written_sources: Option<HashMap<Vec<u8>, Vec<u8>>>,
+    /// Records of key-values that went and that the write does not name.
+    removed: Vec<Vec<u8>>,
+    /// Whether something of a range went, were it only what had expired.
+    removed_some: bool,
     deleted_ranges: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -169,6 +211,19 @@ struct Change<'a> {
 type Current = Option<(u64, Header)>;
 
 impl Change<'_> {
+    /// Applies parts, each by itself; answers what they did, for whoever asked and for the feed of changes.
+    fn parts(&mut self, parts: Vec<Part>) -> Result<(Vec<Outcome>, Vec<Effect>)> {
+        let (mut outcomes, mut effects) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
+        for part in parts {
+            let outcome = self.part(part)?.unwrap_or_else(Outcome::Rejected);
+            let removed = std::mem::take(&mut self.removed);
+            let removed_some = std::mem::take(&mut self.removed_some);
+            effects.push(feed::effect(&outcome, removed, removed_some));
+            outcomes.push(outcome);
+        }
+        Ok((outcomes, effects))
+    }
+
     /// The outer result is an error of this machine, the inner one the refusal that every replica repeats.
     fn part(&mut self, part: Part) -> Result<std::result::Result<Outcome, Rejection>> {
         // What was prepared for another collection (dropped and made anew since) is prepared again.
@@ -196,7 +251,10 @@ impl Change<'_> {
                 self.delete(&collection, &id, condition)
             }
             Write::Keys(write) => self.keys(write),
-            Write::Batch(_) => unreachable!("batches are opened when they are prepared"),
+            Write::Read(target) => self.read(&target).map(|found| Ok(Outcome::Read(found))),
+            Write::Batch(_) | Write::Transaction(_) => {
+                unreachable!("they are opened when they are prepared")
+            }
         }
     }
 
@@ -286,6 +344,9 @@ impl Change<'_> {
         }
         if let Some(written) = &mut self.written {
             let header = Header { uid, lengths: document.lengths().to_vec() };
+            if let Some(sources) = &mut self.written_sources {
+                sources.insert(key.clone(), source.to_vec());
+            }
             written.insert(key, Some(header));
         }
         let documents = self.fresh.entry(collection.id).or_default();

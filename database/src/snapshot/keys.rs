@@ -147,7 +147,7 @@ impl Snapshot {
             let space = space.to_owned();
             let after = prefix_end(&layout::kv_key(&space, b"")).expect("it holds a byte below 255");
             spaces.push(space);
-            is_there = scan.seek(&after)? && scan.next_row()?;
+            is_there = scan.seek(&after)?;
         }
         Ok(spaces)
     }

@@ -97,6 +97,14 @@ impl Snapshot {
         Snapshot { engine, moment: moment.expect("snapshot_at asks") }
     }
 
+    pub(crate) fn moment(&self) -> &Moment {
+        &self.moment
+    }
+
+    pub(crate) fn engine(&self) -> &EngineSnapshot {
+        &self.engine
+    }
+
     /// The sequence number that get and search agree on.
     pub fn seq(&self) -> u64 {
         self.moment.seq

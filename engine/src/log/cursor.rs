@@ -44,6 +44,14 @@ pub struct LogRecord {
 impl Log {
     /// A cursor before the first record whose seq is at least `seq`, or before the end. `None` when that record was let go.
     pub fn cursor(&self, seq: u64) -> Result<Option<Cursor>> {
+        let end = {
+            let state = self.state.lock();
+            (seq > state.last_seq).then_some((state.number, state.end, seq.saturating_sub(1)))
+        };
+        if let Some((number, end, last_seq)) = end {
+            let cursor = Cursor::open(self, number, last_seq)?;
+            return Ok(cursor.map(|cursor| Cursor { at: end, ..cursor }));
+        }
         let segments = self.segments();
         let Some(&(number, first)) = segments.iter().rev().find(|&&(_, first)| first <= seq) else {
             return Ok(None);

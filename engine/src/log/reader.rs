@@ -89,9 +89,9 @@ pub(super) fn scan(
     let mut next_header = None;
     for (position, &number) in numbers.iter().enumerate() {
         let name = segment_name(number, extension);
-        let (header, bytes) = match next_header.take() {
-            Some(read) => read,
-            None => read_segment(vfs, dir, &name)?,
+        let header = match next_header.take() {
+            Some(header) => header,
+            None => read_header(vfs, dir, &name)?,
         };
         if header.number != number {
             return Err(Error::corrupt(&name, 16, format!("the header is of segment {}", header.number)));
@@ -113,10 +113,16 @@ pub(super) fn scan(
         let last = position + 1 == numbers.len();
         if !last {
             let following = segment_name(numbers[position + 1], extension);
-            next_header = Some(read_segment(vfs, dir, &following)?);
+            next_header = Some(read_header(vfs, dir, &following)?);
         }
+        if let Some(next) = next_header.as_ref().filter(|next| next.first_seq <= options.from_seq) {
+            scan.recovery.last_seq = scan.recovery.last_seq.max(next.first_seq.checked_sub(1));
+            expected = Some((number, next.previous_len, next.previous_crc));
+            continue;
+        }
+        let bytes = read_segment(vfs, dir, &name)?;
         // Where an earlier segment ends is known from the header of the one after it.
-        let known_end = next_header.as_ref().map(|(next, _)| next.previous_len);
+        let known_end = next_header.as_ref().map(|next| next.previous_len);
         let (mut at, mut crc, mut synced) = (HEADER_BYTES, 0, HEADER_BYTES as u64);
         let mut records = Vec::new();
         while known_end.is_none_or(|end| (at as u64) < end) {
@@ -148,7 +154,7 @@ pub(super) fn scan(
         }
         if let Some(end) = known_end {
             if at as u64 != end {
-                let next_seq = next_header.as_ref().map_or(0, |(next, _)| next.first_seq);
+                let next_seq = next_header.as_ref().map_or(0, |next| next.first_seq);
                 let lost = scan.recovery.last_seq.map_or(header.first_seq, |seq| seq + 1);
                 return Err(Error::corrupt(
                     &name,
@@ -207,14 +213,22 @@ pub(super) fn scan(
     Ok(scan)
 }
 
-fn read_segment(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<(Header, Vec<u8>)> {
+fn read_header(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Header> {
+    let path = dir.join(name);
+    let file = vfs.open(&path, Mode::Read).map_err(|e| Error::io("open", &path, e))?;
+    let len = file.len().map_err(|e| Error::io("measure", &path, e))?;
+    let mut bytes = vec![0; HEADER_BYTES.min(len as usize)];
+    file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", &path, e))?;
+    Header::decode(&bytes).map_err(|reason| Error::corrupt(name, 0, reason))
+}
+
+fn read_segment(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Vec<u8>> {
     let path = dir.join(name);
     let file = vfs.open(&path, Mode::Read).map_err(|e| Error::io("open", &path, e))?;
     let len = file.len().map_err(|e| Error::io("measure", &path, e))?;
     let mut bytes = vec![0; usize::try_from(len).map_err(|_| Error::corrupt(name, 0, "absurd length"))?];
     file.read_at(&mut bytes, 0).map_err(|e| Error::io("read", &path, e))?;
-    let header = Header::decode(&bytes).map_err(|reason| Error::corrupt(name, 0, reason))?;
-    Ok((header, bytes))
+    Ok(bytes)
 }
 
 /// The furthest offset that any valid record after `from` proves to have been durable; 0 without one.

@@ -28,6 +28,10 @@ impl Log {
     /// cut leaves no gap in the numbers.
     pub fn purge(&self, seq: u64) -> Result<()> {
         let _one_at_a_time = self.purging.lock();
+        self.purge_alone(seq)
+    }
+
+    fn purge_alone(&self, seq: u64) -> Result<()> {
         loop {
             let (number, wants_spare, spare) = {
                 let mut state = self.state.lock();
@@ -63,6 +67,22 @@ impl Log {
             state.segments.remove(0);
             state.spares.extend(spare);
         }
+    }
+
+    /// [`Log::purge`], but of the oldest segments only as long as those behind them take at least `keep` bytes on disk.
+    pub fn purge_keeping(&self, seq: u64, keep: u64) -> Result<()> {
+        let _one_at_a_time = self.purging.lock();
+        let (mut kept, mut oldest) = (0, u64::MAX);
+        for (number, first) in self.segments().into_iter().rev() {
+            if kept >= keep {
+                break;
+            }
+            let path = self.options.dir.join(segment_name(number, self.options.extension));
+            let file = self.vfs.open(&path, Mode::Read).map_err(|e| Error::io("open", &path, e))?;
+            kept += file.len().map_err(|e| Error::io("measure", &path, e))?;
+            oldest = first;
+        }
+        self.purge_alone(seq.min(oldest.saturating_sub(1)))
     }
 
     /// Whether [`Log::prepare_spare`] has something to do.

@@ -39,6 +39,8 @@ pub struct LogOptions {
     pub first_segment_bytes: u64,
     /// The kinds of records that it holds beside seals and vouching ones; any other is damage.
     pub kinds: &'static [Kind],
+    /// Records before this seq are not asked for: segments of nothing else are not read at the opening.
+    pub from_seq: u64,
     /// Whose log this is: a segment of another store is damage. `None` reads any (and writes zeros).
     pub uuid: Option<[u8; 16]>,
     /// Where the randomness of segment tags comes from.

@@ -192,6 +192,7 @@ fn log_options(dir: &Path, options: &Options) -> LogOptions {
         segment_bytes: 1 << 20,
         first_segment_bytes: 4096,
         kinds: &[Kind::Edit, Kind::Snapshot],
+        from_seq: 0,
         uuid: None,
         random: options.random,
     }

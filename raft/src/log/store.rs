@@ -142,6 +142,7 @@ impl LogStore {
             segment_bytes: setup.segment_bytes,
             first_segment_bytes: (4 << 20).min(setup.segment_bytes),
             kinds: &[Kind::Raft],
+            from_seq: 0,
             uuid: setup.uuid,
             random: setup.random,
         };
