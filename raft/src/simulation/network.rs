@@ -22,6 +22,8 @@ use crate::types::{GROUP, Member, Vote, spawn};
 
 /// How long a request whose answer does not come is waited for.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// How often it is seen whether the other end of a stream is still there, as HTTP/2 pings do.
+const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// What the network does to what it carries.
 #[derive(Debug, Clone, Copy, Default)]
@@ -281,7 +283,7 @@ impl Transport for End {
         Box::pin(async move {
             end.net.travel(None).await;
             let (node, life) = end.reach(to)?;
-            let (there, back) = (end.clone(), end);
+            let (there, pinged, back) = (end.clone(), end.clone(), end);
             // What is lost ends the connection: the rest would come after a gap.
             let requests = requests.then(move |request| {
                 let end = there.clone();
@@ -305,7 +307,13 @@ impl Transport for End {
                 }
             });
             let answers = answers.take_while(|answer| std::future::ready(answer.is_some()));
-            Ok(answers.filter_map(std::future::ready).boxed())
+            // Who does not answer pings any more is given up, although nothing is under way.
+            let given_up = Box::pin(async move {
+                while pinged.reach(to).is_ok_and(|(_, now)| now == life) {
+                    sleep(PING_EVERY).await;
+                }
+            });
+            Ok(answers.filter_map(std::future::ready).take_until(given_up).boxed())
         })
     }
 }
