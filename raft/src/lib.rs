@@ -3,7 +3,7 @@
 //! # The map, in reading order
 //!
 //! `types` is what openraft must know of us, `codec` how entries and votes are written, `log` where they are kept,
-//! `state_machine` how committed ones reach the database, `message` and [`network`] how nodes talk, `snapshot` and `transfer`
+//! `state_machine` how committed ones reach the database, `message` and [`network`] how nodes talk (`held` is a detail of it), `snapshot` and `transfer`
 //! how one that is far behind gets files instead of entries. [`node`] is all of it together: `leader` has something done where
 //! the leader is, `write` sends writes there, `propose` packs them into entries, [`read`] says how new what is read must be, `changes` follows what
 //! happens, [`membership`] who is in the cluster, `answer` answers other nodes, `upkeep` and `expiry` are what a node does by itself. [`error`] is
@@ -25,6 +25,7 @@ mod codec;
 #[cfg(test)]
 mod conformance;
 mod expiry;
+mod held;
 mod leader;
 mod log;
 mod message;

@@ -16,6 +16,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, alias};
 
 use crate::error::Error;
+use crate::held::held;
 use crate::message;
 use crate::node::Identity;
 use crate::snapshot::SnapshotData;
@@ -213,6 +214,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         let group = self.network.group;
         let mut empty = 0;
+        // The requests go with the answers, whatever the transport still does with them.
+        let (holder, input) = held(input);
         let requests = input.take_while(move |request| {
             empty = if request.entries.is_empty() { empty + 1 } else { 0 };
             std::future::ready(empty < EMPTY_IN_A_ROW_MAX)
@@ -223,7 +226,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let late = |_| TransportError::Unreachable(format!("no stream within {:?}", option.soft_ttl()));
             let opened = tokio::time::timeout(option.soft_ttl(), opened).await;
             let answers = opened.map_err(late).and_then(|opened| opened).map_err(rpc_error)?;
-            let read = |answer: Result<Bytes, TransportError>| {
+            let read = move |answer: Result<Bytes, TransportError>| {
+                let _held = &holder;
                 message::read_appended(&answer.map_err(rpc_error)?).ok_or_else(malformed)
             };
             Ok(answers.map(read).boxed())
