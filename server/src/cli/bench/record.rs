@@ -154,7 +154,7 @@ impl Recorder {
         if from < self.window.start {
             return;
         }
-        let in_time = self.window.end.is_none_or(|end| to <= end);
+        let in_time = self.window.end.is_none_or(|end| to < end);
         let latencies = records.kinds[kind as usize].get_or_insert_with(|| Box::new(Latencies::new()));
         latencies.histogram.saturating_record(nanos(to - from));
         latencies.in_time += u64::from(in_time);
