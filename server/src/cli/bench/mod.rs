@@ -108,8 +108,7 @@ async fn run_keys(kv: Kv) -> anyhow::Result<u8> {
         settings.insert("profile".into(), "LumenKV".into());
         kv.run.describe(&mut settings);
         let measured = profile::measure(&connector, shape, &kv.run).await?;
-        let ended = conclude(settings, &measured, &kv.run, old.as_ref(), profile::print);
-        return Ok(ended?);
+        return conclude(settings, &measured, &kv.run, old.as_ref(), profile::print);
     }
     kv.keys.describe(&mut settings);
     kv.run.describe(&mut settings);
