@@ -203,7 +203,11 @@ async fn work<C: Client>(mut client: C, number: usize, shared: Arc<Shared>) {
     let mut timer = pin!(tokio::time::sleep(drive.timeout));
     let mut now = Instant::now();
     while let Some(from) = shared.next(now).await {
-        let sent = if shared.queue.is_some() { Instant::now() } else { now };
+        let mut sent = now;
+        if shared.queue.is_some() {
+            sent = Instant::now();
+            shared.recorder.sent(number, from, sent);
+        }
         let op = stream.next();
         let before = drive.verifier.as_ref().map_or(0, |verifier| verifier.before(&op));
         timer.as_mut().reset(sent + drive.timeout);

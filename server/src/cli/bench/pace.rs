@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use super::distribution::Random;
 
+/// After the end, what became due just before it may still be sent.
+const LAST_SENT: Duration = Duration::from_millis(5);
 /// The thread that waits for what is due looks so often whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -70,7 +72,7 @@ impl Schedule {
 /// When there is no more.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Until {
-    /// Nothing is due from then on, and what was not sent by then is not sent.
+    /// Nothing is due from then on, and what was not sent a moment later is not sent.
     Time(Instant),
     /// So many are due from then on; all of them are sent.
     Count(Instant, u64),
@@ -150,11 +152,11 @@ impl Pacer {
                 self.queue.release(&mut self.batch);
                 return match self.until {
                     _ if self.queue.is_closed() => None,
-                    Until::Time(end) if is_over && now >= end => {
+                    Until::Time(end) if is_over && now >= end + LAST_SENT => {
                         self.queue.close();
                         None
                     }
-                    Until::Time(end) if is_over => Some(end),
+                    Until::Time(end) if is_over => Some(end + LAST_SENT),
                     Until::Count(..) if is_over => {
                         self.queue.finish();
                         None

@@ -76,6 +76,8 @@ pub(super) struct Records {
     pub(super) reopened: u64,
     /// The last completion that counts.
     pub(super) last: Option<Instant>,
+    /// In an open loop, how long after they were due operations were sent.
+    pub(super) late: Option<Box<Latencies>>,
 }
 
 impl Records {
@@ -97,7 +99,8 @@ impl Records {
     }
 
     fn add(&mut self, other: &Records) {
-        for (kind, others) in self.kinds.iter_mut().zip(&other.kinds) {
+        let ours = self.kinds.iter_mut().chain([&mut self.late]);
+        for (kind, others) in ours.zip(other.kinds.iter().chain([&other.late])) {
             match (kind.as_deref_mut(), others) {
                 (_, None) => {}
                 (None, Some(others)) => *kind = Some(others.clone()),
@@ -167,6 +170,15 @@ impl Recorder {
                 records.per_second.resize(second + 1, 0);
             }
             records.per_second[second] += 1;
+        }
+    }
+
+    /// An operation that was due is sent.
+    pub(super) fn sent(&self, client: usize, due: Instant, sent: Instant) {
+        if due >= self.window.start {
+            let mut records = self.shard(client).lock();
+            let late = records.late.get_or_insert_with(|| Box::new(Latencies::new()));
+            late.histogram.saturating_record(nanos(sent.saturating_duration_since(due)));
         }
     }
 

@@ -66,6 +66,7 @@ impl RunResult {
             "error_count": records.error_count(),
             "wrong": records.wrong,
             "due_not_sent": self.driven.unsent,
+            "sent_late": records.late.as_ref().map(|late| self.latencies(late)),
             "given_up": self.driven.given_up,
             "reconnected_idle": records.reopened,
             "generator_cores": self.cores.map(|cores| rounded(cores, 100.0)),

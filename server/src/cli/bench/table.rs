@@ -73,7 +73,7 @@ pub(super) fn notes(out: &mut dyn Write, run: &RunResult) -> std::io::Result<()>
     for kind in KINDS {
         let missing = records.kind(kind).map_or(0, |latencies| latencies.missing);
         if missing > 0 {
-            let what = if kind == Kind::Search { "no hit" } else { "nothing there (--load puts all keys)" };
+            let what = if kind == Kind::Search { "no hit" } else { "nothing there" };
             notes.push(format!("{}: {} found {what}", kind.name(), grouped(missing)));
         }
     }
@@ -86,6 +86,13 @@ pub(super) fn notes(out: &mut dyn Write, run: &RunResult) -> std::io::Result<()>
                 grouped(unsent)
             ),
         });
+    }
+    if let Some(late) = &records.late {
+        let [p50, p99] = [0.5, 0.99].map(|quantile| latency(late.quantile_us(quantile)));
+        notes.push(format!(
+            "of each latency, this long until it was sent: p50 {p50}, p99 {p99} (the generator's own time, and for a \
+             client to be free)"
+        ));
     }
     if driven.given_up > 0 {
         notes.push(format!("given up when it was interrupted: {}", grouped(driven.given_up)));
