@@ -17,7 +17,7 @@ use crate::body::Body;
 use crate::http::request::parse_etag;
 
 /// Room that a client's buffer takes at a time: many requests are cut from it before there is another.
-const BUFFER_SIZE: usize = 64 << 10;
+const BUFFER_SIZE: usize = 8 << 10;
 
 /// What the server is asked for.
 #[derive(Clone)]

@@ -257,6 +257,10 @@ fn conclude(
             }
         }
     }
+    if let Some(failure) = &measured.failure {
+        say!("lumen: no further run: {failure}");
+        return Ok(failure.kind.exit_code());
+    }
     let errors: u64 = measured.all().map(RunResult::failed).sum();
     let wrong: u64 = measured.all().map(|run| run.driven.records.wrong).sum();
     Ok(match () {

@@ -31,9 +31,6 @@ pub(super) async fn measure(connector: &Connector, shape: Shape, run: &Run) -> R
     let mut interrupts = Interrupts::new()?;
     let mut measured = Measured::default();
     for (number, (clients, kind, operations)) in (1..).zip(PHASES) {
-        if measured.is_interrupted {
-            break;
-        }
         let operations = run.operations.unwrap_or(operations);
         let plan = Plan {
             mix: Mix::only(kind),
@@ -54,9 +51,10 @@ pub(super) async fn measure(connector: &Connector, shape: Shape, run: &Run) -> R
             verifier: None,
         };
         let name = format!("{}s in order", kind.name());
-        let result = run_once(&name, connector, clients, how, &mut interrupts).await?;
-        measured.is_interrupted = result.driven.is_interrupted;
-        measured.runs.push(result);
+        let result = run_once(&name, connector, clients, how, &mut interrupts).await;
+        if !measured.take(result)? {
+            break;
+        }
     }
     Ok(measured)
 }

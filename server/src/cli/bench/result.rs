@@ -104,6 +104,7 @@ pub(super) fn json(settings: Map<String, Value>, measured: &Measured) -> Value {
         "host": host::describe(),
         "settings": settings,
         "interrupted": measured.is_interrupted,
+        "failure": measured.failure.as_ref().map(ToString::to_string),
         "load": measured.load.as_ref().map(RunResult::json),
         "runs": measured.runs.iter().map(RunResult::json).collect::<Vec<_>>(),
     })

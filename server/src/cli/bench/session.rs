@@ -113,9 +113,24 @@ pub(super) struct Measured {
     pub(super) runs: Vec<RunResult>,
     /// Whether it was ended before its time.
     pub(super) is_interrupted: bool,
+    /// Why there is no more: the server was not there any more when another run was to begin.
+    pub(super) failure: Option<Failure>,
 }
 
 impl Measured {
+    /// Takes in how a run went; whether there can be another one. Fails if there was none before that could be told of.
+    pub(super) fn take(&mut self, result: Result<RunResult, Failure>) -> Result<bool, Failure> {
+        match result {
+            Ok(run) => {
+                self.is_interrupted = run.driven.is_interrupted;
+                self.runs.push(run);
+            }
+            Err(failure) if self.all().next().is_none() => return Err(failure),
+            Err(failure) => self.failure = Some(failure),
+        }
+        Ok(!self.is_interrupted && self.failure.is_none())
+    }
+
     /// The load and the runs.
     pub(super) fn all(&self) -> impl Iterator<Item = &RunResult> {
         self.load.iter().chain(&self.runs)
@@ -191,17 +206,18 @@ pub(super) async fn measure(job: &Job<'_>) -> Result<Measured, Failure> {
             return Ok(measured);
         }
     }
+    if measured.is_interrupted {
+        return Ok(measured);
+    }
     for (run, clients) in (1..).zip(&job.run.clients) {
-        if measured.is_interrupted {
-            break;
-        }
         let plan = plan(job.mix.clone(), job.distribution, run);
         let pace = job.run.rate.map(|rate| (rate, job.run.arrivals));
         let how = drive(plan, job.run.length(), job.run.warm_up, pace);
         let clients = *clients as usize;
-        let result = run_once("run", &job.connector, clients, how, &mut interrupts).await?;
-        measured.is_interrupted = result.driven.is_interrupted;
-        measured.runs.push(result);
+        let result = run_once("run", &job.connector, clients, how, &mut interrupts).await;
+        if !measured.take(result)? {
+            break;
+        }
     }
     Ok(measured)
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Parser;
 use futures_util::{Stream, stream};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -23,6 +24,9 @@ use super::distribution::Distribution;
 use super::driver::{Drive, Length, drive};
 use super::grpc::{self, Grpc};
 use super::http::{self, Http};
+use super::options::Run;
+use super::profile;
+use super::session::Connector;
 use super::target::{Client as _, Target};
 use super::values::Shape;
 use super::verify::Verifier;
@@ -203,6 +207,32 @@ async fn deletes_over_grpc_say_whether_there_was_one() {
     assert!(!client.run(&op(Kind::Get)).await.expect("gets").is_found);
     client.run(&op(Kind::Search)).await.expect_err("no search");
     assert!(grpc::connect("http://127.0.0.1:1").await.is_err());
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    run: Run,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_profile_of_lumenkv_gets_what_it_put_and_prints_what_is_quoted_beside() {
+    let url = format!("http://{}", serve(Store::default()).await);
+    let place = Arc::new(grpc::Place { space: "bench".into(), shape: SHAPE, wants_pairs: false });
+    let connector = Connector::Grpc { url, channels: Some(2), place };
+    let run = Line::parse_from(["bench", "--operations", "300"]).run;
+    let measured = profile::measure(&connector, SHAPE, &run).await.expect("measures");
+    let phases: Vec<_> = measured.runs.iter().map(|run| (&run.name[..], run.clients)).collect();
+    let (puts, gets) = ("puts in order", "gets in order");
+    assert_eq!(phases, [(puts, 1), (gets, 1), (puts, 100), (gets, 100)]);
+    for run in &measured.runs {
+        let all = run.driven.records.all();
+        assert_eq!((all.histogram.len(), all.missing, run.failed()), (300, 0, 0));
+    }
+    let mut text = Vec::new();
+    profile::print(&mut text, &measured).expect("prints");
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains("average") && text.contains("16,399 ops/s, p99 520 µs"), "{text}");
 }
 
 /// Answers every request with 200 and the same body; the third on each connection breaks it off, half way if it is to.
