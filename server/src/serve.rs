@@ -57,7 +57,7 @@ pub(crate) struct Running {
 
 /// Lets this process have as many files open as the system allows it: the engine has one open for each table, and what is
 /// allowed without asking is often 1,024, which is a store of some 30 GB.
-fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some() && current != maximum {

@@ -12,6 +12,7 @@ macro_rules! say {
     }};
 }
 
+mod bench;
 mod certificates;
 mod chunks;
 mod client;
@@ -63,6 +64,8 @@ enum Command {
     Search(search::Search),
     /// Put, get, list and count keys
     Kv(kv::Kv),
+    /// Measure a server: key-values, documents, searches
+    Bench(bench::Bench),
     /// Ask a server whether it serves
     Health(search::Health),
     /// Read every byte of a data folder that no server uses, and list all that is wrong
@@ -83,6 +86,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Import(import) => on_runtime(import.run()),
         Command::Search(search) => on_runtime(search.run()),
         Command::Kv(kv) => on_runtime(kv.run()),
+        // The clients of a load generator wait for the network alone: more threads than cores would only wake one another.
+        Command::Bench(bench) => on_threads(cores(), bench.run()),
         Command::Health(health) => on_runtime(health.run()),
     };
     match result {
