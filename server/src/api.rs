@@ -1,14 +1,18 @@
 //! One function for each operation: typed in, typed out, one kind of error. Every face calls these and nothing below.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lumen::{
     Condition, Document, KeyOutcome, KeyWrite, Mapping, Outcome, Prepared, Previous, SearchRequest,
-    SearchResults, Snapshot, Write,
+    SearchResults, Snapshot, Transaction, Write,
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Failure, Kind};
-use crate::store::{Asked, Store};
+use crate::http::documents::blocking;
+use crate::node::Node;
+use crate::store::{Asked, Reading, Store};
 
 /// Bytes of a document id, at most.
 pub(crate) const ID_BYTES_MAX: usize = 512;
@@ -154,6 +158,48 @@ pub(crate) async fn delete_keys(
     }
 }
 
+/// Makes a lease, or has one last for its time again; answers its number and its time in milliseconds.
+pub(crate) async fn lease(
+    store: &Store,
+    write: KeyWrite,
+    asked: &Asked,
+) -> Result<((u64, u64), u64), Failure> {
+    match write_keys(store, write, asked).await? {
+        (KeyOutcome::Lease { lease, ttl }, seq) => Ok(((lease, ttl), seq)),
+        (other, _) => Err(unexpected(&Outcome::Keys(other))),
+    }
+}
+
+/// What a transaction did.
+pub(crate) struct Transacted {
+    /// Whether all that was compared was so.
+    pub(crate) succeeded: bool,
+    /// One for each operation that was chosen.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// The sequence number of all of it.
+    pub(crate) seq: u64,
+}
+
+/// Does a transaction, whole or not at all.
+pub(crate) async fn transact(
+    store: &Store,
+    transaction: Transaction,
+    asked: &Asked,
+) -> Result<Transacted, Failure> {
+    let write = Write::Transaction(transaction);
+    let prepared = match store.prepare(write.clone()) {
+        // Here the collection may not be known yet.
+        Err(_) if store.catch_up(asked.patience).await => store.prepare(write)?,
+        prepared => prepared?,
+    };
+    let ack = store.write(prepared, asked).await?;
+    match ack.outcome {
+        Outcome::Transaction { succeeded, outcomes } => Ok(Transacted { succeeded, outcomes, seq: ack.seq }),
+        Outcome::Rejected(rejection) => Err(Failure::from(rejection).at(ack.seq)),
+        other => Err(unexpected(&other)),
+    }
+}
+
 /// Reads a document.
 pub(crate) fn get(snapshot: &Snapshot, collection: &str, id: &str) -> Result<Document, Failure> {
     let found = snapshot.get(collection, id).map_err(Failure::from);
@@ -161,18 +207,67 @@ pub(crate) fn get(snapshot: &Snapshot, collection: &str, id: &str) -> Result<Doc
     there.map_err(|failure| failure.at(snapshot.seq()))
 }
 
-/// Searches. Blocks: call it where blocking is allowed. Gives up soon after `cancelled` is set.
-pub(crate) fn search(
-    snapshot: &Snapshot,
-    collection: &str,
-    query: &str,
-    offset: usize,
-    limit: usize,
-    cancelled: &AtomicBool,
-) -> Result<SearchResults, Failure> {
-    let asks = || cancelled.load(Ordering::Relaxed);
-    let request = SearchRequest { collection, query, offset, limit, cancelled: Some(&asks) };
-    snapshot.search(&request).map_err(|error| Failure::from(error).at(snapshot.seq()))
+/// Bytes of a query, at most.
+const QUERY_BYTES_MAX: usize = 32 << 10;
+
+/// `limit + offset`, at most: what comes later is nobody's reading any more.
+pub(crate) const WINDOW_MAX: u64 = 10_000;
+
+/// What to search for, and how new what is searched has to be.
+pub(crate) struct Search {
+    pub(crate) collection: String,
+    pub(crate) query: String,
+    /// With `limit`, at most [`WINDOW_MAX`].
+    pub(crate) offset: usize,
+    pub(crate) limit: usize,
+    pub(crate) reading: Reading,
+}
+
+/// Tells the search to give up when the request is dropped, whether it timed out or its connection went away.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Searches within the time that a request has; answers what `then` makes of the results and their sequence number.
+pub(crate) async fn search<T: Send + 'static>(
+    node: &Arc<Node>,
+    search: Search,
+    then: impl FnOnce(SearchResults, u64) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let Search { collection, query, offset, limit, reading } = search;
+    if query.len() > QUERY_BYTES_MAX {
+        let message = format!("the query has {} bytes; the limit is {QUERY_BYTES_MAX}", query.len());
+        return Err(Failure::new(Kind::QueryTooLong, message).with("limit", QUERY_BYTES_MAX));
+    }
+    let deadline = Instant::now() + node.limits.request_timeout;
+    let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+    let too_long = |_| {
+        let message = format!("the search took longer than {:?}", node.limits.request_timeout);
+        Failure::new(Kind::Timeout, message)
+            .with("hint", "a narrower query, or --request-timeout on the server")
+    };
+    let permit = timeout_at(deadline, node.searches.acquire()).await.map_err(too_long)?;
+    let snapshot = timeout_at(deadline, node.store.read(&reading)).await.map_err(too_long)??;
+    let (counted, cancelled) = (node.clone(), cancel.0.clone());
+    // A search may take microseconds or seconds, nobody knows before. On its own thread it costs one hop (some 10 µs),
+    // never holds up the requests beside it, and can be given up while it runs.
+    let found = blocking(move || {
+        let asks = || cancelled.load(Ordering::Relaxed);
+        let request =
+            SearchRequest { collection: &collection, query: &query, offset, limit, cancelled: Some(&asks) };
+        let found = snapshot.search(&request);
+        if found.is_err() && asks() {
+            counted.metrics.search_given_up();
+        }
+        then(found.map_err(|error| Failure::from(error).at(snapshot.seq()))?, snapshot.seq())
+    });
+    let found = timeout_at(deadline, found).await.map_err(too_long)?;
+    drop(permit);
+    found
 }
 
 /// Says whether an id can be one.

@@ -20,9 +20,35 @@ pub(crate) struct NodeConfig {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "LUMEN_BIND", default_value = BIND, value_name = "ADDRESS")]
     pub(crate) bind: SocketAddr,
+    /// Address to listen on for gRPC beside --bind, which takes it too; `off`: none. Unless said: 127.0.0.1:50051 for a
+    /// standalone node, if that is free, and none in a cluster
+    #[arg(long, env = "LUMEN_GRPC_BIND", value_name = "ADDRESS", value_parser = parse_grpc_bind)]
+    pub(crate) grpc_bind: Option<GrpcBind>,
     /// Limits and sizes
     #[command(flatten)]
     pub(crate) limits: Limits,
+}
+
+/// Where to listen for gRPC beside the main port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcBind {
+    /// Nowhere.
+    Off,
+    /// There.
+    At(SocketAddr),
+}
+
+/// Where LumenKV's clients look for a server.
+pub(crate) const GRPC_BIND: &str = "127.0.0.1:50051";
+
+fn parse_grpc_bind(text: &str) -> Result<GrpcBind, String> {
+    match text {
+        "off" => Ok(GrpcBind::Off),
+        text => text
+            .parse()
+            .map(GrpcBind::At)
+            .map_err(|_| format!("{text:?} is neither an address like {GRPC_BIND} nor off")),
+    }
 }
 
 /// What a node of a cluster is set up with beside.
@@ -161,6 +187,9 @@ pub(crate) struct Limits {
     /// A search, or a pause of a client that is sending, longer than this is answered with 408
     #[arg(long, env = "LUMEN_REQUEST_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) request_timeout: Duration,
+    /// Bytes of the log that are kept for those who follow changes, and in a cluster for nodes that were away
+    #[arg(long, env = "LUMEN_KEEP_LOG", default_value = "256MiB", value_name = "SIZE", value_parser = parse_rate)]
+    pub(crate) keep_log: u64,
     /// Connections served at once; more wait to be accepted
     #[arg(long, env = "LUMEN_CONNECTIONS", default_value_t = 1024, value_name = "N", value_parser = parse_connections)]
     pub(crate) connections: usize,
@@ -208,6 +237,7 @@ impl Limits {
             scrub: 0,
             key_size: 8 << 10,
             value_size: 16 << 20,
+            keep_log: 1 << 20,
             request_timeout,
             connections: 4,
         }
@@ -295,6 +325,10 @@ mod tests {
         assert_eq!(parse_peer("2=host:7701"), Ok((2, "host:7701".into())));
         assert_eq!(parse_url("http://host:7700/"), Ok("http://host:7700".into()));
         assert_eq!(parse_address("[::1]:7701"), Ok("[::1]:7701".into()));
+        assert_eq!(parse_grpc_bind("off"), Ok(GrpcBind::Off));
+        let at = GrpcBind::At(GRPC_BIND.parse().unwrap());
+        assert_eq!(parse_grpc_bind(GRPC_BIND), Ok(at));
+        assert!(parse_grpc_bind("50051").is_err());
         for bad in ["host", ":7701", "host:port", "http://host:7701", "2=host"] {
             assert!(parse_address(bad).is_err(), "{bad}");
         }

@@ -78,6 +78,8 @@ pub(crate) enum Kind {
     Unavailable,
     /// This node has not yet what was asked for.
     Behind,
+    /// The log does not hold these changes any more.
+    Compacted,
     /// The time ran out while the write was under way: it may or may not take effect.
     OutcomeUnknown,
     /// Another node leads, and takes this.
@@ -126,6 +128,7 @@ impl Kind {
             Kind::Overloaded => (429, "overloaded", exit::UNAVAILABLE),
             Kind::Unavailable => (503, "unavailable", exit::UNAVAILABLE),
             Kind::Behind => (503, "behind", exit::UNAVAILABLE),
+            Kind::Compacted => (410, "compacted", 1),
             Kind::OutcomeUnknown => (504, "outcome_unknown", exit::UNAVAILABLE),
             Kind::ForwardToLeader => (307, "forward_to_leader", exit::UNAVAILABLE),
             Kind::AlreadyInitialized => (409, "already_initialized", 4),
@@ -186,6 +189,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::Overloaded,
     Kind::Unavailable,
     Kind::Behind,
+    Kind::Compacted,
     Kind::OutcomeUnknown,
     Kind::ForwardToLeader,
     Kind::AlreadyInitialized,
@@ -283,6 +287,11 @@ impl std::error::Error for Failure {}
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Failure {
+        if let Rejection::InTransaction { operation, rejection } = rejection {
+            let mut failure = Failure::from(*rejection).with("operation", operation);
+            failure.message = format!("operation {operation}: {}", failure.message);
+            return failure;
+        }
         let kind = match &rejection {
             Rejection::CollectionNotFound { .. } => Kind::CollectionNotFound,
             Rejection::SchemaConflict { .. } => Kind::SchemaConflict,
@@ -294,7 +303,7 @@ impl From<Rejection> for Failure {
             Rejection::InvalidName { .. } => Kind::InvalidName,
             Rejection::TooLarge { .. } => Kind::TooLarge,
             Rejection::KeyReused => Kind::IdempotencyMismatch,
-            Rejection::Past => Kind::Unavailable,
+            Rejection::Past | Rejection::InTransaction { .. } => Kind::Unavailable,
         };
         let mut failure = Failure::new(kind, rejection.to_string());
         if let Some(field) = rejection.field() {
@@ -340,6 +349,10 @@ impl From<Error> for Failure {
                     .with("file", file)
                     .with("offset", offset)
             }
+            Error::Compacted { oldest } => Failure::new(Kind::Compacted, message)
+                .with("oldest", oldest)
+                .with("hint", "read what there is, then follow from the Lumen-Seq of that"),
+            Error::NotYet { last, .. } => Failure::new(Kind::InvalidParameter, message).with("last", last),
             Error::Cancelled => Failure::new(Kind::Timeout, "the request was given up before it was done"),
             Error::Closed => Failure::new(Kind::Unavailable, "the server is shutting down"),
             Error::InUse { .. } | Error::Replica => Failure::new(Kind::Unavailable, message),

@@ -6,6 +6,7 @@ mod body;
 mod cli;
 mod config;
 mod error;
+mod feed;
 mod grpc;
 mod http;
 mod metrics;

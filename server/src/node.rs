@@ -45,7 +45,8 @@ pub(crate) struct Node {
     pub(crate) limits: Limits,
     /// Room for searches; the others wait for theirs.
     pub(crate) searches: Semaphore,
-    draining: AtomicBool,
+    /// Told true when the node stops.
+    draining: watch::Sender<bool>,
     recovered: AtomicBool,
     fatal: OnceLock<String>,
     fatal_bell: Notify,
@@ -67,7 +68,7 @@ impl Node {
             limits,
             cluster,
             searches: Semaphore::new(cores * SEARCHES_PER_CORE),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             fatal: OnceLock::new(),
             fatal_bell: Notify::new(),
             boot,
@@ -100,7 +101,13 @@ impl Node {
 
     /// From now on `/readyz` says no.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.send_replace(true);
+    }
+
+    /// Waits until the node stops: for what would go on for ever.
+    pub(crate) async fn drains(&self) {
+        // The sender lives as long as this does.
+        let _ = self.draining.subscribe().wait_for(|drains| *drains).await;
     }
 
     /// Notes that everything is applied that was committed before the start.
@@ -115,6 +122,6 @@ impl Node {
 
     /// Whether it takes requests: neither stopping nor failed.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.fatal.get().is_none()
+        !*self.draining.borrow() && self.fatal.get().is_none()
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{ClusterConfig, Forwarding, Limits, NodeConfig, Profile};
+use crate::config::{ClusterConfig, Forwarding, GRPC_BIND, GrpcBind, Limits, NodeConfig, Profile};
 use crate::error::{Failure, Kind};
 use crate::http;
 use crate::node::{ClusterFace, Node};
@@ -32,9 +32,6 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of the replicated log that are kept in memory, for followers and to be applied.
 const TAIL_BYTES: usize = 64 << 20;
 
-/// Bytes of it that are kept on disk for followers that were away.
-const KEEP_LOG_BYTES: u64 = 256 << 20;
-
 /// How often a start that waits for a leader looks whether it is still wanted.
 const RECOVERY_LOOK: Duration = Duration::from_secs(5);
 
@@ -51,6 +48,8 @@ pub(crate) enum Stopped {
 pub(crate) struct Running {
     /// Where it listens; tells the port when 0 was asked for.
     pub(crate) address: SocketAddr,
+    /// Where it listens for gRPC beside.
+    pub(crate) grpc_address: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<Stopped, Failure>>,
 }
@@ -78,10 +77,15 @@ pub(crate) async fn start(config: &NodeConfig) -> anyhow::Result<Running> {
         let failure = Failure::new(Kind::Membership, message);
         return Err(failure.with("hint", "lumen cluster --data-dir … starts it").into());
     }
+    let grpc = match config.grpc_bind {
+        Some(GrpcBind::Off) => None,
+        Some(GrpcBind::At(address)) => Some(listen(address).await?),
+        None => listen_for_grpc().await,
+    };
     let options = options(&config.limits);
     let db = tokio::task::spawn_blocking(move || Database::open(&folder, options)).await?;
     let store = Store::Alone(db.map_err(Failure::from)?);
-    serve(Node::new(store, config.limits.clone(), None), listener)
+    serve(Node::new(store, config.limits.clone(), None), listener, grpc)
 }
 
 /// Opens the data folder as that of a node of a cluster, joins in, and starts to listen to clients and other nodes.
@@ -92,6 +96,10 @@ pub(crate) async fn start_in_cluster(
     allow_many_files();
     let listener = listen(config.bind).await?;
     let address = listener.local_addr()?;
+    let grpc = match config.grpc_bind {
+        Some(GrpcBind::At(address)) => Some(listen(address).await?),
+        None | Some(GrpcBind::Off) => None,
+    };
     let peers_at = match cluster.raft_bind {
         Some(address) => address,
         None => resolve(&cluster.raft_addr).await?,
@@ -126,7 +134,7 @@ pub(crate) async fn start_in_cluster(
             Profile::LanFast => Timing::LAN_FAST,
         },
         tail_bytes: TAIL_BYTES,
-        keep_log_bytes: KEEP_LOG_BYTES,
+        keep_log_bytes: config.limits.keep_log,
     };
     let raft = lumen_raft::Node::open(options, peers.clone()).await.map_err(Failure::from)?;
     let (closing, closed) = watch::channel(false);
@@ -148,13 +156,27 @@ pub(crate) async fn start_in_cluster(
         lag_max: cluster.ready_lag,
         closing,
     };
-    let running = serve(Node::new(Store::Cluster(raft), config.limits.clone(), Some(face)), listener)?;
+    let running = serve(Node::new(Store::Cluster(raft), config.limits.clone(), Some(face)), listener, grpc)?;
     tracing::info!(member.raft_addr, member.api_url, "in touch with other nodes");
     Ok(running)
 }
 
-fn serve(node: Node, listener: TcpListener) -> anyhow::Result<Running> {
+/// The port at which LumenKV's clients look; somebody else may have it.
+async fn listen_for_grpc() -> Option<TcpListener> {
+    let bound = TcpListener::bind(GRPC_BIND).await;
+    bound
+        .inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "gRPC is at the main port alone: {GRPC_BIND} cannot be had; --grpc-bind sets another, or off"
+            );
+        })
+        .ok()
+}
+
+fn serve(node: Node, listener: TcpListener, grpc: Option<TcpListener>) -> anyhow::Result<Running> {
     let address = listener.local_addr()?;
+    let grpc_address = grpc.as_ref().map(TcpListener::local_addr).transpose()?;
     let node = Arc::new(node);
     if let Some(face) = &node.cluster {
         let (raft, watched) = (face.raft.clone(), Arc::downgrade(&node));
@@ -174,8 +196,8 @@ fn serve(node: Node, listener: TcpListener) -> anyhow::Result<Running> {
         });
     }
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(run(node, listener, stopped));
-    Ok(Running { address, stop, task })
+    let task = tokio::spawn(run(node, listener, grpc, stopped));
+    Ok(Running { address, grpc_address, stop, task })
 }
 
 fn options(limits: &Limits) -> Options {
@@ -184,6 +206,7 @@ fn options(limits: &Limits) -> Options {
         memory_bytes: limits.memory,
         cache_bytes: limits.cache,
         blob_bytes: limits.blobs,
+        keep_log_bytes: limits.keep_log,
         scrub_bytes_per_second: limits.scrub,
         key_bytes_max: limits.key_size,
         value_bytes_max: limits.value_size,
@@ -258,6 +281,7 @@ impl Running {
 async fn run(
     node: Arc<Node>,
     listener: TcpListener,
+    grpc: Option<TcpListener>,
     mut stop: oneshot::Receiver<()>,
 ) -> Result<Stopped, Failure> {
     let graceful = GracefulShutdown::new();
@@ -266,7 +290,17 @@ async fn run(
         let accepted = async {
             // Without room nothing is accepted: the rest waits in the listener's queue.
             let place = room.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let beside = async {
+                match &grpc {
+                    Some(grpc) => grpc.accept().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                accepted = beside => accepted,
+            };
+            (place, accepted)
         };
         let (place, accepted) = tokio::select! {
             accepted = accepted => accepted,
@@ -294,7 +328,7 @@ async fn run(
         // While requests still come: those that come meanwhile are sent on to the next leader.
         face.raft.hand_over().await;
     }
-    drop(listener);
+    drop((listener, grpc));
     let drain_time = if failed { FAILED_DRAIN_TIME_MAX } else { DRAIN_TIME_MAX };
     if tokio::time::timeout(drain_time, graceful.shutdown()).await.is_err() && !failed {
         tracing::warn!("some requests were still under way after {drain_time:?}; they are cut off");
@@ -330,7 +364,7 @@ mod tests {
         let (_stop, stopped) = oneshot::channel();
         assert!(node.is_ready());
         node.fail("fsync: input/output error");
-        let result = run(node.clone(), listener, stopped).await;
+        let result = run(node.clone(), listener, None, stopped).await;
         assert_eq!(result.unwrap(), Stopped::LogFailed);
         assert!(!node.is_ready());
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lumen::{Ack, Database, Error, Prepared, Request, Snapshot, Stats, Write};
+use lumen::{Ack, Changes, Database, Error, Prepared, Request, Scope, Snapshot, Stats, Write};
 use lumen_raft::{Consistency, Node};
 use tokio::sync::oneshot;
 
@@ -65,6 +65,14 @@ impl Store {
             _ if snapshot.seq() >= min_seq => Ok(snapshot),
             Store::Alone(_) => Err(lumen_raft::Error::Behind { wanted: min_seq, has: snapshot.seq() }.into()),
             Store::Cluster(node) => Ok(node.read(Consistency::Session(min_seq), patience).await?),
+        }
+    }
+
+    /// What happens after `since`, as far as it is known here; from now on without. It reads the disk.
+    pub(crate) fn changes(&self, since: Option<u64>, scope: Scope) -> Result<Changes, Failure> {
+        match self {
+            Store::Alone(db) => Ok(db.changes(since, scope)?),
+            Store::Cluster(node) => Ok(node.changes(since, scope)?),
         }
     }
 

@@ -65,7 +65,7 @@ impl Cluster {
             running = serve::start_in_cluster(&self.node, &self.cluster) => running?,
             () = signals.next() => return Ok(exit::INTERRUPTED),
         };
-        greet(running.address, &self.node);
+        greet(running.address, running.grpc_address, &self.node);
         until_stopped(running, signals).await
     }
 }

@@ -12,7 +12,7 @@ use super::client::Client;
 use super::import::{Loaded, Source, load};
 use super::search::{fields, parse, search_path};
 use super::standalone::{Signals, start_logging, until_stopped};
-use crate::config::{BIND, Limits, NodeConfig};
+use crate::config::{BIND, GrpcBind, Limits, NodeConfig};
 use crate::error::exit;
 use crate::serve::{self, BindFailed, Running};
 
@@ -62,7 +62,8 @@ impl Demo {
             (None, None) => PathBuf::from("data"),
         };
         let exits = self.exit || std::env::var("CI").is_ok_and(|ci| ci == "true");
-        let config = NodeConfig { data_dir, bind: self.bind, limits: self.limits };
+        let config =
+            NodeConfig { data_dir, bind: self.bind, grpc_bind: Some(GrpcBind::Off), limits: self.limits };
         let running = start(config).await?;
         let url = format!("http://{}", running.address);
         let show = async {

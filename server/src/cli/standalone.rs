@@ -28,7 +28,7 @@ impl Standalone {
             running = serve::start(&self.node) => running?,
             () = signals.next() => return Ok(exit::INTERRUPTED),
         };
-        greet(running.address, &self.node);
+        greet(running.address, running.grpc_address, &self.node);
         until_stopped(running, signals).await
     }
 }
@@ -97,9 +97,10 @@ pub(crate) async fn until_stopped(mut running: Running, mut signals: Signals) ->
     }
 }
 
-pub(crate) fn greet(address: SocketAddr, config: &NodeConfig) {
+pub(crate) fn greet(address: SocketAddr, grpc: Option<SocketAddr>, config: &NodeConfig) {
     let url = format!("http://{address}");
     say!("Lumen {} serves {url} (data in {})", env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    grpc.into_iter().for_each(|grpc| say!("  gRPC: {grpc}, and at the same port as HTTP"));
     if !address.ip().is_loopback() {
         say!("  note: there is no authentication yet; everybody who reaches {address} can read and write");
     }

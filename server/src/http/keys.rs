@@ -32,7 +32,7 @@ const TTL: header::HeaderName = header::HeaderName::from_static("lumen-ttl");
 const LEASE: header::HeaderName = header::HeaderName::from_static("lumen-lease");
 
 /// What `encoding=base64` says of parameters and answers.
-fn is_base64(call: &Call) -> Result<bool, Failure> {
+pub(crate) fn is_base64(call: &Call) -> Result<bool, Failure> {
     match call.query.get("encoding") {
         None | Some("text") => Ok(false),
         Some("base64") => Ok(true),
@@ -115,7 +115,7 @@ pub(crate) async fn delete(call: Call) -> Result<Reply, Failure> {
 }
 
 /// First and last key of what `prefix`, `start` and `end` say.
-fn range(call: &Call, base64: bool) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
+pub(crate) fn range(call: &Call, base64: bool) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
     let start = bytes_of(call, "start", base64)?;
     let end = bytes_of(call, "end", base64)?;
     match bytes_of(call, "prefix", base64)? {
@@ -142,7 +142,7 @@ pub(crate) async fn delete_range(call: Call) -> Result<Reply, Failure> {
 }
 
 /// A member of a JSON object that holds bytes: as text if they are, unless base64 is asked for.
-fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8], base64: bool) {
+pub(crate) fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8], base64: bool) {
     match std::str::from_utf8(bytes) {
         Ok(text) if !base64 => object.insert(name.into(), text.into()),
         _ => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),

@@ -5,17 +5,20 @@
 
 pub(crate) mod admin;
 pub(crate) mod batch;
+pub(crate) mod changes;
 pub(crate) mod cluster;
 pub(crate) mod collections;
 pub(crate) mod documents;
 pub(crate) mod import;
 pub(crate) mod json;
 pub(crate) mod keys;
+pub(crate) mod leases;
 pub(crate) mod lines;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod routes;
 pub(crate) mod search;
+pub(crate) mod tx;
 pub(crate) mod wire;
 
 use std::convert::Infallible;
@@ -35,7 +38,9 @@ use hyper_util::server::graceful::Watcher;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::body::Body;
 use crate::error::{Failure, Kind, did_you_mean, excerpt};
+use crate::grpc::{Services, http_status};
 use crate::http::reply::Reply;
 use crate::http::request::{Call, Query, decode_segment, drain, header_text};
 use crate::http::routes::{Handling, ROUTER, ROUTES, Route};
@@ -49,7 +54,7 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 const READ_BUFFER_BYTES: usize = 128 << 10;
 
 /// Requests at once on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
+const STREAMS_MAX: u32 = 1000;
 
 /// Serves one connection until it ends, or until the watcher says to finish what is under way.
 pub(crate) async fn connection<T>(node: Arc<Node>, stream: T, watcher: Watcher)
@@ -60,9 +65,20 @@ where
     let requests = Arc::new(Requests::default());
     let service = {
         let (node, requests) = (node.clone(), requests.clone());
+        let services = Services::new(node.clone());
         service_fn(move |request: Request<Incoming>| {
             let (node, running) = (node.clone(), requests.begin(request.version()));
-            async move { Ok::<_, Infallible>(running.until_sent(respond(node, request).await)) }
+            // gRPC needs trailers, and those HTTP/2.
+            let is_grpc = request.version() == http::Version::HTTP_2
+                && request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc);
+            let services = is_grpc.then(|| services.clone());
+            async move {
+                let reply = match services {
+                    Some(services) => respond_to_grpc(node, services, request).await,
+                    None => respond(node, request).await,
+                };
+                Ok::<_, Infallible>(running.until_sent(reply))
+            }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -80,6 +96,26 @@ where
     if let Err(error) = watcher.watch(builder.serve_connection(io, service).into_owned()).await {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes().starts_with(b"application/grpc")
+}
+
+/// Answers one call of gRPC.
+async fn respond_to_grpc(node: Arc<Node>, mut services: Services, request: Request<Incoming>) -> Reply {
+    let started = Instant::now();
+    let _in_flight = node.metrics.request();
+    let request_id = request_id(&node, request.headers());
+    let (route, response) = services.respond(request).await;
+    let mut reply = response.map(Body::Grpc);
+    reply::set(&mut reply, "x-request-id", &request_id);
+    // Of a call that goes well, the code comes with the trailers.
+    let code = tonic::Status::from_header_map(reply.headers()).map_or(tonic::Code::Ok, |it| it.code());
+    let took = started.elapsed();
+    node.metrics.answered("POST", route, http_status(code), took);
+    tracing::debug!(request_id, route, ?code, took_us = took.as_micros() as u64, "call");
+    reply
 }
 
 /// Answers one request, whatever happens.
@@ -189,7 +225,7 @@ async fn dispatch(node: &Arc<Node>, request: Request<Incoming>) -> (&'static str
 fn forward(node: &Node, route: &Route, parts: &http::request::Parts) -> Option<Failure> {
     let face = node.cluster.as_ref().filter(|face| face.redirects)?;
     if route.method == "GET"
-        || !["/collections", "/kv"].iter().any(|writable| route.path.starts_with(writable))
+        || !["/collections", "/kv", "/leases", "/tx"].iter().any(|writable| route.path.starts_with(writable))
     {
         return None;
     }

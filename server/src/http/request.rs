@@ -124,7 +124,8 @@ impl Call {
         self.node.store.read(&self.reading(default)?).await
     }
 
-    fn reading(&self, default: Consistency) -> Result<Reading, Failure> {
+    /// How new what is read has to be.
+    pub(crate) fn reading(&self, default: Consistency) -> Result<Reading, Failure> {
         let min_seq = match header_text(&self.headers, MIN_SEQ)? {
             None => 0,
             Some(text) => text.parse().map_err(|_| {

@@ -8,9 +8,10 @@ use matchit::Router;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Failure, KINDS};
+use crate::http::changes::FOLLOWING;
 use crate::http::reply::Reply;
 use crate::http::request::{Call, READING};
-use crate::http::{admin, cluster, collections, documents, import, keys, search};
+use crate::http::{admin, changes, cluster, collections, documents, import, keys, leases, search, tx};
 
 /// A handler at work.
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
@@ -208,6 +209,96 @@ pub(crate) const ROUTES: &[Route] = &[
         parameters: &[],
         answers: &[204],
         handler: |call| Box::pin(keys::delete(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/kv/{space}/batch",
+        operation: "batch_keys",
+        summary: "Several puts, deletes and gets of keys, all of them or none: {\"ops\":[{\"put\":{\"key\":…,\"value\":…}}]}",
+        parameters: &[],
+        answers: &[200],
+        handler: |call| Box::pin(tx::batch(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/kv/{space}/watch",
+        operation: "watch_keys",
+        summary: "What happens to keys, as server-sent events or lines of JSON; since= or Last-Event-ID goes on",
+        parameters: &[
+            "prefix",
+            "start",
+            "end",
+            FOLLOWING[0],
+            FOLLOWING[1],
+            FOLLOWING[2],
+            FOLLOWING[3],
+            FOLLOWING[4],
+        ],
+        answers: &[200],
+        handler: |call| Box::pin(changes::watch(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/changes",
+        operation: "follow_changes",
+        summary: "What happens to documents and keys, as server-sent events or lines of JSON",
+        parameters: &[
+            "collection",
+            "space",
+            "prefix",
+            FOLLOWING[0],
+            FOLLOWING[1],
+            FOLLOWING[2],
+            FOLLOWING[3],
+            FOLLOWING[4],
+        ],
+        answers: &[200],
+        handler: |call| Box::pin(changes::changes(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/tx",
+        operation: "transact",
+        summary: "Do one of two lists of operations on documents and keys, whole or not at all, by what is there",
+        parameters: &[],
+        answers: &[200],
+        handler: |call| Box::pin(tx::transact(call)),
+    },
+    Route {
+        method: "POST",
+        path: "/leases",
+        operation: "grant_lease",
+        summary: "Make a lease: {\"ttl\":\"30s\"}; what is put with it is kept as long as it is kept alive",
+        parameters: &[],
+        answers: &[201],
+        handler: |call| Box::pin(leases::grant(call)),
+    },
+    Route {
+        method: "GET",
+        path: "/leases/{id}",
+        operation: "get_lease",
+        summary: "How long a lease lasts",
+        parameters: &READING,
+        answers: &[200],
+        handler: |call| Box::pin(leases::get(call)),
+    },
+    Route {
+        method: "PUT",
+        path: "/leases/{id}",
+        operation: "keep_lease_alive",
+        summary: "Have a lease last for its time again, from now on",
+        parameters: &[],
+        answers: &[200],
+        handler: |call| Box::pin(leases::keep_alive(call)),
+    },
+    Route {
+        method: "DELETE",
+        path: "/leases/{id}",
+        operation: "revoke_lease",
+        summary: "End a lease, and delete all that it keeps",
+        parameters: &[],
+        answers: &[200],
+        handler: |call| Box::pin(leases::revoke(call)),
     },
     Route {
         method: "DELETE",

@@ -13,7 +13,6 @@
 //! hyper refuses what it cannot read (400, 414, 431) with an empty body before any handler is asked. Such an answer is
 //! known by its lack of an `x-request-id`, which all of ours have, and is replaced by one with the error's JSON.
 
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use hyper::body::Body as HttpBody;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::error::{Failure, Kind};
 use crate::http::reply::Reply;
 use crate::node::Node;
@@ -76,11 +75,8 @@ impl Drop for Running {
 
 impl Running {
     /// The answer, whose request runs until the last of its body is handed to hyper: an import answers while it reads.
-    pub(crate) fn until_sent(
-        self,
-        reply: Reply,
-    ) -> Response<impl HttpBody<Data = Bytes, Error = Infallible>> {
-        // There is no error to map; the closure lives as long as the body, and holds this.
+    pub(crate) fn until_sent(self, reply: Reply) -> Response<impl HttpBody<Data = Bytes, Error = BodyError>> {
+        // The error stays as it is; the closure lives as long as the body, and holds this.
         let held = |body: Body| body.map_err(move |error| (error, &self).0);
         reply.map(held)
     }

@@ -46,6 +46,7 @@ pub(crate) struct Metrics {
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     in_flight: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
+    followers: Gauge<i64, AtomicI64>,
     searches_given_up: Counter,
 }
 
@@ -58,16 +59,18 @@ impl Metrics {
         let latency = Family::new_with_constructor(histogram);
         let in_flight = Gauge::default();
         let connections = Gauge::default();
+        let followers = Gauge::default();
         let searches_given_up = Counter::default();
         registry.register("http_requests", "Requests answered", requests.clone());
         let help = "Time from the request's headers to its answer";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, latency.clone());
         registry.register("http_requests_in_flight", "Requests being answered now", in_flight.clone());
         registry.register("http_connections", "Connections open now", connections.clone());
+        registry.register("followers", "Clients that follow changes now", followers.clone());
         let help = "Searches that were stopped because their client left or their time was up";
         registry.register("searches_given_up", help, searches_given_up.clone());
         registry.register_collector(Box::new(StoreCollector { store }));
-        Metrics { registry, requests, latency, in_flight, connections, searches_given_up }
+        Metrics { registry, requests, latency, in_flight, connections, followers, searches_given_up }
     }
 
     /// Counts one answered request.
@@ -89,6 +92,11 @@ impl Metrics {
     /// Counts a connection as open until the guard is dropped.
     pub(crate) fn connection(&self) -> Held {
         Held::new(&self.connections)
+    }
+
+    /// Counts a client that follows changes until the guard is dropped.
+    pub(crate) fn follower(&self) -> Held {
+        Held::new(&self.followers)
     }
 
     /// The OpenMetrics text.
