@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::cluster::Cluster;
 use support::{Server, free_port, lumen};
 use tempfile::TempDir;
 
@@ -17,93 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a node of the profile `lan-fast` votes for nobody after its start.
 const GUARD: Duration = Duration::from_millis(250);
 
-/// Nodes over folders and ports of their own.
-struct Cluster {
-    folder: TempDir,
-    ports: BTreeMap<u64, (u16, u16)>,
-    nodes: BTreeMap<u64, Server>,
-}
-
-impl Cluster {
-    fn new() -> Cluster {
-        let folder = tempfile::tempdir().expect("a folder");
-        Cluster { folder, ports: BTreeMap::new(), nodes: BTreeMap::new() }
-    }
-
-    fn command(&mut self, id: u64, more: &[&str]) -> Command {
-        let (http, raft) = *self.ports.entry(id).or_insert_with(|| (free_port(), free_port()));
-        let mut command = lumen();
-        command.arg("cluster").arg("--data-dir").arg(self.folder.path().join(format!("{id}")));
-        command.args(["--bind", &format!("127.0.0.1:{http}"), "--raft-addr", &format!("127.0.0.1:{raft}")]);
-        command.args(["--profile", "lan-fast"]).args(more);
-        command
-    }
-
-    fn start(&mut self, id: u64, more: &[&str]) {
-        let command = self.command(id, more);
-        self.nodes.insert(id, Server::spawn(command));
-    }
-
-    /// Where other nodes reach one.
-    fn address(&self, id: u64) -> String {
-        format!("127.0.0.1:{}", self.ports[&id].1)
-    }
-
-    /// One that was formed of node 1, and that 2 and 3 have joined.
-    fn of_three(more: &[&str]) -> Cluster {
-        let mut cluster = Cluster::new();
-        cluster.start(1, &[&["--id", "1", "--init"], more].concat());
-        let first = cluster.address(1);
-        for id in ["2", "3"] {
-            let options = ["--id", id, "--join", &first];
-            cluster.start(id.parse().expect("a number"), &[&options, more].concat());
-        }
-        for id in [1, 2, 3] {
-            cluster.until(id, "all vote", |metrics| metrics["voters"] == json!([1, 2, 3]));
-        }
-        cluster
-    }
-
-    fn metrics(&self, id: u64) -> Value {
-        self.nodes[&id].get("/cluster/metrics").json()
-    }
-
-    fn until(&self, id: u64, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let late = Instant::now() + PATIENCE;
-        loop {
-            let metrics = self.metrics(id);
-            if is_so(&metrics) {
-                return metrics;
-            }
-            assert!(Instant::now() < late, "{what}: {metrics}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// What a node counts of its replicated log, as soon as it is so.
-    fn until_counted(&self, id: u64, what: &str, is_so: impl Fn(&Counted) -> bool) -> Counted {
-        let late = Instant::now() + PATIENCE;
-        loop {
-            let counted = Counted(self.nodes[&id].counted());
-            if is_so(&counted) {
-                return counted;
-            }
-            assert!(Instant::now() < late, "at node {id}, {what}: {:#?}", counted.0);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn leader(&self) -> u64 {
-        let (any, _) = self.nodes.first_key_value().expect("a node");
-        let leads = |metrics: &Value| {
-            metrics["current_leader"].as_u64().is_some_and(|id| self.nodes.contains_key(&id))
-        };
-        self.until(*any, "there is a leader", leads)["current_leader"].as_u64().expect("a number")
-    }
-}
-
 /// Numbers of a node at a moment.
 struct Counted(BTreeMap<String, f64>);
+
+/// What a node counts of its replicated log, as soon as it is so.
+fn until_counted(cluster: &Cluster, id: u64, what: &str, is_so: impl Fn(&Counted) -> bool) -> Counted {
+    let late = Instant::now() + PATIENCE;
+    loop {
+        let counted = Counted(cluster.nodes[&id].counted());
+        if is_so(&counted) {
+            return counted;
+        }
+        assert!(Instant::now() < late, "at node {id}, {what}: {:#?}", counted.0);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 impl Counted {
     /// One of the replicated log's, if it is shown.
@@ -180,7 +109,7 @@ fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
     let mut sums = [0.0; 3];
     for id in [1, 2, 3] {
         let counted =
-            cluster.until_counted(id, "the leader hears of the others, and nobody else", |counted| {
+            until_counted(&cluster, id, "the leader hears of the others, and nobody else", |counted| {
                 let is_new = |age: Option<f64>| age.is_some_and(|age| age < 1.0);
                 let quorum = counted.get("quorum_ack_age_seconds");
                 let mut ages =
@@ -227,7 +156,7 @@ fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
 
     let next = cluster.leader();
     let survivor = [1, 2, 3].into_iter().find(|id| ![leader, next].contains(id)).expect("a third");
-    let counted = cluster.until_counted(next, "one is missed", |counted| {
+    let counted = until_counted(&cluster, next, "one is missed", |counted| {
         let is_new = |age: Option<f64>| age.is_some_and(|age| age < 1.0);
         counted.age(leader).is_some_and(|age| age > 1.0)
             && is_new(counted.age(survivor))
@@ -242,7 +171,7 @@ fn a_cluster_is_formed_by_hand_loses_its_leader_and_comes_back_whole() {
     if begun.elapsed() < GUARD {
         assert_eq!(counted.of("boot_guard_active"), 1.0);
     }
-    cluster.until_counted(leader, "it may vote", |counted| counted.of("boot_guard_active") == 0.0);
+    until_counted(&cluster, leader, "it may vote", |counted| counted.of("boot_guard_active") == 0.0);
     assert_eq!(cluster.nodes[&leader].get("/collections/books/documents/c19").status, 200);
     assert_eq!(cluster.nodes[&leader].find("after&consistency=linearizable").1, 20);
 
@@ -286,7 +215,7 @@ fn a_write_under_a_key_is_done_once_and_a_token_is_waited_for() {
     }
     assert_eq!(cluster.nodes[&3].find("once&consistency=linearizable").1, 1);
     for id in [1, 2, 3] {
-        cluster.until_counted(id, "three were answered as before", |counted| {
+        until_counted(&cluster, id, "three were answered as before", |counted| {
             counted.of("dedup_hits_total") >= 3.0
         });
     }

@@ -1,6 +1,8 @@
 //! What the tests of the program share: a real `lumen` process in a folder of its own, and a plain HTTP client.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub(crate) mod cluster;
+
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,6 +31,7 @@ pub(crate) fn lumen() -> Command {
         "LUMEN_SCRUB",
         "LUMEN_KEY_SIZE",
         "LUMEN_VALUE_SIZE",
+        "LUMEN_KEEP_LOG",
         "LUMEN_NODE_ID",
         "LUMEN_RAFT_ADDR",
         "LUMEN_RAFT_BIND",
@@ -42,6 +45,8 @@ pub(crate) fn lumen() -> Command {
     ] {
         command.env_remove(name);
     }
+    // The port of LumenKV's clients is there once, and tests run at the same time.
+    command.env("LUMEN_GRPC_BIND", "off");
     command.stdin(Stdio::null());
     command
 }
@@ -125,6 +130,11 @@ impl Server {
     /// The server's address as a URL.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The lines of an answer that comes bit by bit, until it ends or breaks off.
+    pub(crate) fn lines(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Lines> {
+        lines_of(self.address, path, headers)
     }
 
     /// One request on a connection of its own.
@@ -378,4 +388,42 @@ pub(crate) fn write(folder: &TempDir, name: &str, text: impl AsRef<[u8]>) -> Pat
     let path = folder.path().join(name);
     std::fs::write(&path, text).expect("a file is written");
     path
+}
+
+/// An answer that is read line by line while it comes.
+pub(crate) struct Lines(BufReader<TcpStream>);
+
+/// Asks for such an answer. An error of the server is one here.
+pub(crate) fn lines_of(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> io::Result<Lines> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    // By HTTP/1.0 the body is the rest of the connection, as it is.
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n{headers}\r\n").as_bytes())?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).unwrap_or("").to_owned();
+    while line != "\r\n" {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    if status != "200" {
+        reader.read_line(&mut line)?;
+        return Err(io::Error::other(format!("{status}: {line}")));
+    }
+    Ok(Lines(reader))
+}
+
+impl Iterator for Lines {
+    type Item = String;
+
+    /// None when it has ended, also in the middle of a line.
+    fn next(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line).ok()?;
+        (read > 0 && line.ends_with('\n')).then(|| line.trim_end().to_owned())
+    }
 }
