@@ -7,6 +7,7 @@ use bytes::Bytes;
 use clap::Args;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
@@ -178,8 +179,36 @@ impl Client {
 
     /// Sends a request whose answer has to be a success.
     pub(crate) async fn expect(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
-        let answer = self.send(method, path, body).await?;
+        self.expect_with(method, path, &[], body).await
+    }
+
+    /// The same with further headers.
+    pub(crate) async fn expect_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
+        let answer = self.send_with(method, path, headers, body).await?;
         if answer.status < 300 { Ok(answer) } else { Err(answer.failure()) }
+    }
+
+    /// Asks for an answer that comes bit by bit.
+    pub(crate) async fn follow(&self, path: &str) -> Result<Incoming, Failure> {
+        let request = self.request(Method::GET, path, Body::whole(Bytes::new()))?;
+        let response = self.pool.request(request).await.map_err(|error| self.no_answer(&error))?;
+        if response.status() == http::StatusCode::OK {
+            return Ok(response.into_body());
+        }
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|error| self.no_answer(&error))?.to_bytes();
+        Err(Answer { status, version: None, body }.failure())
+    }
+
+    /// Where requests go.
+    pub(crate) fn base(&self) -> String {
+        self.base.lock().clone()
     }
 }
 
@@ -195,6 +224,13 @@ fn reason(error: &dyn std::error::Error) -> String {
 }
 
 impl Answer {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Failure::new(Kind::Internal, format!("the server's answer cannot be read: {error}"))
+        })
+    }
+
     /// The error in the body, or what can be said without one.
     pub(crate) fn failure(&self) -> Failure {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();

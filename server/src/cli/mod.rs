@@ -22,6 +22,7 @@ mod dev;
 mod import;
 mod infer;
 mod kv;
+mod lease;
 mod members;
 mod offline;
 mod progress;
@@ -62,8 +63,10 @@ enum Command {
     Import(import::Import),
     /// Search a collection: a table on a terminal, NDJSON in a pipe
     Search(search::Search),
-    /// Put, get, list and count keys
+    /// Put, get, list, count, watch and copy keys
     Kv(kv::Kv),
+    /// Leases: what is put with one is kept as long as it is kept alive
+    Lease(lease::Lease),
     /// Measure a server: key-values, documents, searches
     Bench(bench::Bench),
     /// Ask a server whether it serves
@@ -86,6 +89,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Import(import) => on_runtime(import.run()),
         Command::Search(search) => on_runtime(search.run()),
         Command::Kv(kv) => on_runtime(kv.run()),
+        Command::Lease(lease) => on_runtime(lease.run()),
         // The clients of a load generator wait for the network alone: more threads than cores would only wake one another.
         Command::Bench(bench) => on_threads(cores(), bench.run()),
         Command::Health(health) => on_runtime(health.run()),

@@ -1,12 +1,15 @@
 //! `lumen kv`: keys and values from the command line. Values are raw bytes on stdin and stdout.
 
+mod transfer;
+mod watch;
+
 use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use http::Method;
 use percent_encoding::percent_encode;
-use serde_json::Value;
 
 use super::client::{Answer, Client, ENCODED, Server, encode};
 use super::printable;
@@ -89,6 +92,37 @@ enum Action {
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         by: i64,
     },
+    /// Print what happens to keys, until Ctrl-C: a line for each change, JSON in a pipe
+    Watch {
+        /// What the keys begin with
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Begin after this sequence number, as lines tell it; otherwise with what comes
+        #[arg(long, value_name = "SEQ")]
+        since: Option<u64>,
+        /// Stop when all that has happened is told
+        #[arg(long)]
+        until_now: bool,
+    },
+    /// Put what a file holds, one {"key":…,"value":…} a line, as `export` writes it; - reads stdin
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+    /// Write all keys and values, as of one moment, one JSON object a line
+    Export {
+        /// What the keys begin with
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Where to; otherwise to stdout
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Do a transaction, as POST /tx takes it, from a file or, with -, stdin; exit code 4 if `when` does not hold
+    Txn {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 impl Kv {
@@ -103,7 +137,7 @@ impl Kv {
                 keys.put(&key, bytes_of(value)?, &headers).await?;
             }
             Action::Get { key } => {
-                let answer = keys.send(Method::GET, &keys.path(&key), &[], Bytes::new()).await?;
+                let answer = keys.client.expect(Method::GET, &keys.path(&key), Bytes::new()).await?;
                 let mut out = std::io::stdout().lock();
                 out.write_all(&answer.body)?;
                 if std::io::stdout().is_terminal() {
@@ -111,12 +145,12 @@ impl Kv {
                 }
             }
             Action::Del { key, prefix: false } => {
-                keys.send(Method::DELETE, &keys.path(&key), &[], Bytes::new()).await?;
+                keys.client.expect(Method::DELETE, &keys.path(&key), Bytes::new()).await?;
             }
             Action::Del { key, prefix: true } => {
                 let path = format!("/kv/{}/keys?prefix={}", encode(&keys.space), encode(&key));
-                let answer = keys.send(Method::DELETE, &path, &[], Bytes::new()).await?;
-                say!("{} deleted", json(&answer)?["deleted"]);
+                let answer = keys.client.expect(Method::DELETE, &path, Bytes::new()).await?;
+                say!("{} deleted", answer.json()?["deleted"]);
             }
             Action::Scan { prefix, keys_only, reverse, limit } => {
                 keys.scan(&prefix, keys_only, reverse, limit.unwrap_or(u64::MAX)).await?;
@@ -124,9 +158,24 @@ impl Kv {
             Action::Cas { key, version, value } => {
                 let condition = condition(version);
                 let answer = keys.put(&key, bytes_of(value)?, &[condition]).await?;
-                println_if_read(&json(&answer)?["version"].to_string())?;
+                print_line(&answer.json()?["version"].to_string())?;
             }
-            Action::Incr { key, by } => println_if_read(&keys.increment(&key, by).await?.to_string())?,
+            Action::Incr { key, by } => print_line(&keys.increment(&key, by).await?.to_string())?,
+            Action::Watch { prefix, since, until_now } => {
+                return watch::watch(&keys, &prefix, since, until_now).await;
+            }
+            Action::Import { file } => return transfer::import(&keys, &file).await,
+            Action::Export { prefix, output } => {
+                return transfer::export(&keys, &prefix, output.as_deref()).await;
+            }
+            Action::Txn { file } => {
+                let body = transfer::read_all(&file)?;
+                let answer = keys.client.expect(Method::POST, "/tx", body.into()).await?.json()?;
+                print_line(&answer.to_string())?;
+                if answer["succeeded"] == false {
+                    return Ok(Kind::PreconditionFailed.exit_code());
+                }
+            }
         }
         Ok(0)
     }
@@ -143,31 +192,20 @@ impl Keys {
         format!("/kv/{}/keys/{}", encode(&self.space), percent_encode(key.as_bytes(), ENCODED))
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&'static str, String)],
-        body: Bytes,
-    ) -> Result<Answer, Failure> {
-        let answer = self.client.send_with(method, path, headers, body).await?;
-        if answer.status < 300 { Ok(answer) } else { Err(answer.failure()) }
-    }
-
     async fn put(
         &self,
         key: &str,
         value: Bytes,
         headers: &[(&'static str, String)],
     ) -> Result<Answer, Failure> {
-        self.send(Method::PUT, &self.path(key), headers, value).await
+        self.client.expect_with(Method::PUT, &self.path(key), headers, value).await
     }
 
     /// Counts, on the condition that nobody else has meanwhile.
     async fn increment(&self, key: &str, by: i64) -> Result<i64, Failure> {
         let path = self.path(key);
         for _ in 0..ATTEMPTS_MAX {
-            let (before, version) = match self.send(Method::GET, &path, &[], Bytes::new()).await {
+            let (before, version) = match self.client.expect(Method::GET, &path, Bytes::new()).await {
                 Ok(answer) => {
                     let text = String::from_utf8_lossy(&answer.body).into_owned();
                     let number = text.trim().parse::<i64>().map_err(|_| {
@@ -206,7 +244,7 @@ impl Keys {
                 encode(prefix),
                 left.min(PAGE_ROWS)
             );
-            let page = json(&self.send(Method::GET, &path, &[], Bytes::new()).await?)?;
+            let page = self.client.expect(Method::GET, &path, Bytes::new()).await?.json()?;
             for pair in page["pairs"].as_array().into_iter().flatten() {
                 left -= 1;
                 if !is_terminal {
@@ -249,11 +287,7 @@ fn bytes_of(value: Option<String>) -> anyhow::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn json(answer: &Answer) -> Result<Value, Failure> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| Failure::new(Kind::Internal, format!("the server's answer cannot be read: {error}")))
-}
-
-fn println_if_read(line: &str) -> std::io::Result<()> {
+/// Prints a line. An error is no panic: who reads may have gone.
+pub(super) fn print_line(line: &str) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{line}")
 }
