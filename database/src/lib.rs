@@ -27,11 +27,13 @@
 //!
 //! # The map, in reading order
 //!
-//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check documents, [`keys`] is what goes in for key-values, [`entry`] is how a log carries it, `journal` makes
-//! it durable in groups, `sessions` knows which requests were answered before, `apply` turns it into engine records (drawn in
-//! `layout`) and index changes, `store` publishes both as one moment, [`snapshot`] reads it, `expiry` takes away what has expired, `indexing` keeps the indexes on
-//! disk in step with the tables. [`database`](mod@database) is the handle, `open` brings it up, `replica` lets it follow a log
-//! that is kept elsewhere. [`check`](mod@check) and [`inspect`](mod@inspect) look at files.
+//! [`write`](mod@write) is what goes in, [`mapping`] and `fields` check documents, [`keys`] and [`transaction`] are what goes in
+//! for key-values and for several things at once, `codec` and [`entry`] are how a log carries it, `journal` makes it durable in
+//! groups, `sessions` knows which requests were answered before, `apply` turns it into engine records (drawn in `layout`) and
+//! index changes, `store` publishes both as one moment, [`snapshot`] reads it, [`changes`] follows it, `expiry` takes away what has
+//! expired, `indexing` keeps the indexes on disk in step with the tables. [`database`](mod@database) is the handle, `open`
+//! brings it up, `replica` lets it follow a log that is kept elsewhere. [`check`](mod@check) and [`inspect`](mod@inspect) look at
+//! files.
 #![forbid(unsafe_code)]
 
 pub mod changes;

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use lumen::{Condition, Database, Mapping, Request, SearchRequest, Snapshot, Write};
+use lumen::{
+    Changed, Condition, Database, KeyRange, KeyRow, Mapping, Request, Scope, SearchRequest, Snapshot, Write,
+};
 use lumen_engine::log::{Kind, Log, LogOptions};
 use lumen_engine::vfs::memory::Memory;
 
@@ -32,12 +34,15 @@ fn base() -> (Memory, [u8; 16]) {
     (vfs, bytes[32..48].try_into().expect("sixteen bytes"))
 }
 
-/// What a database holds, told by collections, counts, scans and searches that must agree.
-fn contents(snapshot: &Snapshot) -> Vec<(String, Vec<(String, Vec<u8>)>)> {
+/// What a database holds, by collection or space.
+type Contents = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
+
+/// Told by collections, counts, scans and searches that must agree, and by keys.
+fn contents(snapshot: &Snapshot) -> Contents {
     let collections = snapshot.collections().into_iter().map(|name| {
         let mut rows = Vec::new();
         let scanned = snapshot.scan(&name, "", &mut |document| {
-            rows.push((document.id, document.source));
+            rows.push((document.id.into_bytes(), document.source));
             true
         });
         scanned.expect("readable");
@@ -46,7 +51,26 @@ fn contents(snapshot: &Snapshot) -> Vec<(String, Vec<(String, Vec<u8>)>)> {
         assert_eq!(snapshot.count(&name).expect("countable"), rows.len() as u64);
         (name, rows)
     });
-    collections.collect()
+    let spaces = snapshot.spaces().expect("readable").into_iter().map(|space| {
+        let mut rows = Vec::new();
+        let row = &mut |row: KeyRow<'_>| {
+            rows.push((row.key.to_vec(), row.value.to_vec()));
+            true
+        };
+        snapshot.scan_keys(&space, &KeyRange::ALL, row).expect("readable");
+        (space, rows)
+    });
+    collections.collect::<Vec<_>>().into_iter().chain(spaces).collect()
+}
+
+/// Everything that happened, as it is told to who follows.
+fn history(database: &Database) -> Vec<Changed> {
+    let mut changes = database.changes(Some(0), Scope::All).expect("all of it is kept");
+    let mut all = Vec::new();
+    while changes.is_behind() {
+        all.extend(changes.read(1 << 20).expect("readable"));
+    }
+    all
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -78,10 +102,12 @@ fuzz_target!(|bytes: &[u8]| {
         drop(log);
         let Ok(database) = Database::open("/db", lumen_fuzz::database_options(&vfs)) else { return };
         let before = contents(&database.snapshot());
+        let happened = history(&database);
         database.flush().expect("flushed");
         assert_eq!(contents(&database.snapshot()), before, "a flush changed what is there");
         drop(database);
         let database = Database::open("/db", lumen_fuzz::database_options(&vfs)).expect("it opens again");
         assert_eq!(contents(&database.snapshot()), before, "a restart changed what is there");
+        assert_eq!(history(&database), happened, "a restart changed what happened");
     });
 });

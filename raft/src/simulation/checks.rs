@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::history::{self, Asked, Operation, Told};
+use super::keys::{self, Follower};
 use super::network::Net;
 use crate::node::Node;
 use crate::state_machine::Place;
@@ -89,6 +90,8 @@ pub(super) struct Checks {
     states: BTreeMap<u64, (u64, u64, Place)>,
     /// How far each node was in its present life.
     applied: BTreeMap<u64, u64>,
+    /// Who follows what happens to key-values.
+    follower: Follower,
 }
 
 fn hash(what: impl Hash) -> u64 {
@@ -108,6 +111,7 @@ fn digest(snapshot: &lumen::Snapshot) -> Result<u64, String> {
         });
         scanned.map_err(|error| error.to_string())?;
     }
+    keys::all(snapshot)?.hash(&mut hasher);
     Ok(hasher.finish())
 }
 
@@ -122,11 +126,17 @@ impl Checks {
             durable: BTreeMap::new(),
             states: BTreeMap::new(),
             applied: BTreeMap::new(),
+            follower: Follower::default(),
         }
     }
 
     pub(super) fn answers(&self) -> Arc<Mutex<Answers>> {
         self.answers.clone()
+    }
+
+    /// How many changes were told to who follows.
+    pub(super) fn told(&self) -> u64 {
+        self.follower.told()
     }
 
     /// How many entries were committed.
@@ -245,6 +255,7 @@ impl Checks {
         if before == Some(applied.index) {
             return Ok(());
         }
+        self.follower.follow(id, node)?;
         let snapshot = node.snapshot();
         let state = (snapshot.seq(), digest(&snapshot)?, node.inner.machine.place());
         match self.states.get(&applied.index) {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::Random;
 use super::checks::{Answers, COLLECTION};
 use super::history::{Asked, If, Told, Value};
+use super::keys;
 use super::network::Net;
 use crate::error::Error;
 use crate::node::Node;
@@ -91,6 +92,9 @@ struct Client {
 
 impl Client {
     async fn ask(&mut self, node: Node) -> Result<(), String> {
+        if self.random.happens(150) {
+            return self.write_keys(node).await;
+        }
         let key = format!("k{}", self.random.below(KEYS));
         match self.random.below(100) {
             0..=39 => self.put(node, &key, Condition::Always).await,
@@ -107,6 +111,15 @@ impl Client {
             95..=97 => self.read(node, &key, Consistency::Bounded(Duration::from_millis(500))).await,
             _ => self.read(node, &key, Consistency::Eventual).await,
         }
+    }
+
+    /// Of key-values no history is kept: nodes are compared, and who follows knows what they hold.
+    async fn write_keys(&mut self, node: Node) -> Result<(), String> {
+        let write = keys::write(&mut self.random);
+        let Ok(prepared) = node.prepare(write) else { return Ok(()) };
+        let answer = node.write(prepared, None, PATIENCE).await;
+        self.net.note(if answer.is_ok() { "keys written" } else { "keys perhaps written" }, self.number);
+        Ok(())
     }
 
     async fn put(&mut self, node: Node, key: &str, condition: Condition) -> Result<(), String> {

@@ -25,6 +25,7 @@
 mod checks;
 mod clients;
 mod history;
+mod keys;
 mod network;
 mod world;
 

@@ -19,7 +19,7 @@ use crate::node::{Node, NodeOptions, Timing};
 use crate::types::{Member, spawn};
 
 /// What a run of many seeds must have met, so that it shows something.
-pub(super) const MUST_HAPPEN: [&str; 24] = [
+pub(super) const MUST_HAPPEN: [&str; 25] = [
     "answer lost",
     "change of members",
     "crash",
@@ -28,6 +28,7 @@ pub(super) const MUST_HAPPEN: [&str; 24] = [
     "cut one way",
     "entries",
     "flush and purge",
+    "keys written",
     "leader",
     "node joins",
     "node leaves",
@@ -98,6 +99,7 @@ pub(super) async fn live(seed: u64, tells: bool) -> Result<Report, String> {
     let mut counts = net.with(|wires| wires.counts.clone());
     counts.extend([
         ("committed entries", world.checks.committed()),
+        ("changes told", world.checks.told()),
         ("operations judged", world.checks.answers().lock().count()),
         ("simulated ms", super::clock() - super::BEGINNING),
     ]);
