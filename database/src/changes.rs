@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use event_listener::{EventListener, Listener};
 use lumen_engine::log::{Cursor, Log};
+use lumen_engine::scan::Scan;
 
 use crate::database::Database;
 use crate::entry;
 use crate::error::{Error, Result};
 use crate::keys::{KeyWrite, Until};
-use crate::layout::{self, Effect, Effects};
+use crate::layout::{self, Effect, Effects, Place};
 use crate::mapping::Mapping;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
@@ -187,34 +188,48 @@ impl Database {
             return Err(Error::NotYet { seq: since, last: moment.seq });
         }
         let next = if replicated { moment.entry } else { moment.seq + 1 };
-        let (mut read, mut index, mut time) = (moment.seq, next, moment.time);
-        if since < moment.seq {
-            let floor = layout::feed_floor(moment.seq);
-            let first = log.first();
-            let (mut before, mut oldest) = (None, None);
-            let (start, end) = (layout::place_key(floor), layout::place_key(moment.seq + 1));
-            let mut scan = snapshot.engine().scan(Bound::Included(&start), Bound::Excluded(&end));
-            while scan.next_row()? {
-                let malformed = || Error::corrupt("a place in the log", 0, "malformed record");
-                let seq = layout::decode_place_key(scan.key()).ok_or_else(malformed)?;
-                let place = layout::decode_place(scan.value()).ok_or_else(malformed)?;
-                if place.replicated != replicated || place.index < first {
-                    continue;
-                }
-                if seq > since {
-                    oldest.get_or_insert(seq);
-                    break;
-                }
-                before = Some((seq, place));
-            }
-            let Some((seq, place)) = before else {
-                return Err(Error::Compacted { oldest: oldest.unwrap_or(moment.seq) });
-            };
-            (read, index, time) = (seq, place.index, place.time);
-        }
+        let (read, Place { index, time, .. }) = match since == moment.seq {
+            true => (since, Place { replicated, index: next, time: moment.time }),
+            false => place_before(&snapshot, log.first(), replicated, since, *store.begun.lock())?,
+        };
         let cursor = log.cursor(index)?.ok_or(Error::Compacted { oldest: moment.seq })?;
         Ok(Changes { store, cursor, scope, since, read, time, ahead: VecDeque::new() })
     }
+}
+
+/// The last place at or before the write of a sequence number that is known and still there: its sequence number and itself.
+fn place_before(
+    snapshot: &Snapshot,
+    first: u64,
+    replicated: bool,
+    since: u64,
+    begun: (u64, Place),
+) -> Result<(u64, Place)> {
+    let last = snapshot.moment().seq;
+    let is_there = |place: &Place| place.replicated == replicated && place.index >= first;
+    let read = |scan: &Scan<'_>| {
+        let place = layout::decode_place_key(scan.key()).zip(layout::decode_place(scan.value()));
+        place.ok_or_else(|| Error::corrupt("a place in the log", 0, "malformed record"))
+    };
+    let (floor, here) = (layout::place_key(layout::feed_floor(last)), layout::place_key(since + 1));
+    let end = layout::place_key(last + 1);
+    let mut before = snapshot.engine().scan(Bound::Included(&floor), Bound::Excluded(&here));
+    let noted = if before.prev_row()? { Some(read(&before)?).filter(|(_, it)| is_there(it)) } else { None };
+    // Where this node began, of which nothing is noted for all.
+    let begun = Some(begun).filter(|(_, place)| is_there(place));
+    let early = begun.filter(|(seq, _)| *seq <= since);
+    if let Some(found) = noted.into_iter().chain(early).max_by_key(|(seq, _)| *seq) {
+        return Ok(found);
+    }
+    let begun = begun.map_or(last, |(seq, _)| seq);
+    let mut after = snapshot.engine().scan(Bound::Included(&here), Bound::Excluded(&end));
+    while after.next_row()? {
+        let (seq, place) = read(&after)?;
+        if is_there(&place) {
+            return Err(Error::Compacted { oldest: seq.min(begun) });
+        }
+    }
+    Err(Error::Compacted { oldest: begun })
 }
 
 impl Changes {

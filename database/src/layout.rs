@@ -48,7 +48,7 @@ const EFFECTS: u8 = 8;
 const PLACES: u8 = 9;
 
 /// Writes from one noted place in the log to the next.
-pub(crate) const PLACE_EVERY: u64 = 1024;
+pub(crate) const PLACE_EVERY: u64 = 32;
 /// Writes of which it is known what they did: 4 Mi.
 pub(crate) const FEED_WRITES: u64 = 1 << 22;
 /// Writes after which what is known of older ones is let go.

@@ -20,7 +20,7 @@ use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::expiry::Alarm;
 use crate::indexing;
-use crate::layout::{self, State};
+use crate::layout::{self, Place, State};
 use crate::mapping::Mapping;
 use crate::store::{Live, Moment, Store};
 
@@ -63,10 +63,12 @@ pub(crate) fn open_store(dir: &Path, options: &Options) -> Result<(Arc<Store>, S
         bell: Condvar::new(),
         published: Event::new(),
         alarm: Alarm::new(),
+        begun: Mutex::new((0, Place { replicated: false, index: 0, time: 0 })),
         keep_log_bytes: options.keep_log_bytes,
         index_bytes: AtomicU64::new(0),
         journal: OnceLock::new(),
     });
+    store.begin(&live);
     store.publish(&mut live, durable);
     *store.live.lock() = live;
     Ok((store, state))

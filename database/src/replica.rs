@@ -156,6 +156,7 @@ impl Database {
         });
         let result = installed.map(|loaded| {
             *live = loaded;
+            store.begin(&live);
             let seq = live.applied;
             store.publish(&mut live, seq);
         });

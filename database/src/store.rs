@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::catalog::Catalog;
 use crate::expiry::Alarm;
+use crate::layout::Place;
 use crate::sessions::Sessions;
 
 /// Everything readers see, as of one sequence number.
@@ -111,6 +112,8 @@ pub(crate) struct Store {
     pub published: Event,
     /// Set for the next thing that expires.
     pub alarm: Alarm,
+    /// Where in its log this store began or was replaced, and the sequence number before that.
+    pub begun: Mutex<(u64, Place)>,
     /// Bytes of the journal that are kept for [`Changes`](crate::Changes).
     pub keep_log_bytes: u64,
     /// Bytes of all mutable indexes at the last publication.
@@ -124,6 +127,13 @@ impl Store {
     pub(crate) fn is_behind(&self) -> bool {
         let memory = self.engine.memory_bytes() + self.index_bytes.load(Ordering::Relaxed) as usize;
         memory >= 3 * self.engine.memory_budget() && self.engine.frozen_count() > 0 || self.engine.is_behind()
+    }
+
+    /// Notes that what is there comes from files: followers can go on from here, though nothing is noted for all.
+    pub(crate) fn begin(&self, live: &Live) {
+        let replicated = !live.position.is_empty();
+        let index = if replicated { live.entry } else { live.applied + 1 };
+        *self.begun.lock() = (live.applied, Place { replicated, index, time: live.time });
     }
 
     /// Publishes what was applied up to `seq`: get and search see it together.

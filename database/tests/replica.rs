@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lumen::{
-    Ack, Condition, Database, Error, Mapping, NodeRequest, Options, Outcome, Rejection, Request,
-    SearchRequest, Snapshot, Write,
+    Ack, Condition, Database, EntryCursor, EntryLog, Error, Mapping, NextEntry, NodeRequest, Options,
+    Outcome, Rejection, Request, Scope, SearchRequest, Snapshot, Write,
 };
 use lumen_engine::vfs::memory::{Crash, Memory};
 use lumen_engine::vfs::{Mode, Vfs};
@@ -337,4 +337,79 @@ fn a_database_that_kept_its_own_log_goes_on_as_a_replica() {
     // It cannot go back: it would write what the others do not have.
     vfs.crash(Crash::DropPending, 1);
     assert!(matches!(Database::open(DIR, options), Err(Error::Replica)));
+}
+
+/// The log of a replica, of which entries before `first` are gone.
+struct Kept<'a> {
+    log: &'a [Vec<u8>],
+    first: u64,
+}
+
+struct At {
+    next: std::vec::IntoIter<(u64, Vec<u8>)>,
+}
+
+impl EntryLog for Kept<'_> {
+    fn first(&self) -> u64 {
+        self.first
+    }
+
+    fn cursor(&self, index: u64) -> lumen::error::Result<Option<Box<dyn EntryCursor>>> {
+        let entries = (0..).zip(self.log.iter().cloned()).skip(index as usize).collect::<Vec<_>>();
+        Ok((index >= self.first).then(|| Box::new(At { next: entries.into_iter() }) as Box<dyn EntryCursor>))
+    }
+}
+
+impl EntryCursor for At {
+    fn next(&mut self, end: u64) -> lumen::error::Result<NextEntry> {
+        Ok(match self.next.next().filter(|(index, _)| *index < end) {
+            Some((index, payload)) => NextEntry::Entry(index, payload),
+            None => NextEntry::End,
+        })
+    }
+}
+
+#[test]
+fn what_happened_is_told_the_same_at_every_replica_as_far_back_as_its_log_goes() {
+    let log = log();
+    let mut ahead = Replica::new();
+    ahead.follow(&log, 200);
+    ahead.db.flush().expect("flushed");
+    let mut behind = Replica::new();
+    let staged = PathBuf::from("/staged");
+    let manifest = stage(&ahead.db, &behind, &staged);
+    behind.db.install(behind.db.prepare_install(&manifest, &staged).expect("checked")).expect("installed");
+    behind.applied = 200;
+    let told = |replica: &Replica, first, since| {
+        let mut changes = replica.db.changes_in(&Kept { log: &log, first }, Some(since), Scope::All)?;
+        let mut all = Vec::new();
+        while changes.is_behind() {
+            all.extend(changes.read(1000)?);
+        }
+        Ok::<_, Error>(all)
+    };
+    ahead.follow(&log, 230);
+    let all = told(&ahead, 0, 0).expect("all of it");
+    assert!(all.len() > 100);
+    // One whose log begins where its files end tells what came since, from any place, after a crash too.
+    for round in 0..2 {
+        // Of what came by files and is in newer files by now, nobody knows where in the log it stands.
+        let from = behind.applied as u64;
+        behind.follow(&log, 230);
+        for since in from..=230 {
+            let rest: Vec<_> = all.iter().filter(|changed| changed.seq > since).cloned().collect();
+            assert_eq!(told(&behind, 200, since).expect("it is there"), rest, "since {since}, round {round}");
+        }
+        for since in [0, 100, 199] {
+            let gone = told(&behind, 200, since);
+            assert!(matches!(gone, Err(Error::Compacted { oldest }) if oldest == from.min(224)), "{gone:?}");
+        }
+        behind.crash(3);
+    }
+    behind.follow(&log, 230);
+    // Whose log is let go of further tells less, and says from where.
+    let Err(Error::Compacted { oldest }) = told(&behind, 210, 205) else { panic!("it is gone") };
+    assert!((210..=230).contains(&oldest));
+    let rest: Vec<_> = all.iter().filter(|changed| changed.seq > oldest).cloned().collect();
+    assert_eq!(told(&behind, 210, oldest).expect("it is there"), rest);
 }
