@@ -24,7 +24,7 @@ const QUEUE_BYTES_MAX: usize = 128 << 20;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// How long a group waits for flushes before everybody in it is told to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Idle time after which the last group is vouched for.
+/// Idle time after which the last group is vouched for, at most; it is looked twice in it.
 const VOUCH_AFTER: Duration = Duration::from_millis(50);
 
 type Done = Box<dyn FnOnce(Result<Ack>) + Send>;
@@ -42,6 +42,8 @@ struct Queue {
     led: bool,
     /// The journal's thread is asked to take over.
     handed: bool,
+    /// The journal's thread has nothing to look after, and waits to be told of the next group.
+    rests: bool,
     closed: bool,
     failure: Option<Error>,
 }
@@ -139,7 +141,11 @@ impl Journal {
             let mut queue = self.queue.lock();
             if queue.waiting.is_empty() {
                 queue.led = false;
-                self.bell.notify_all();
+                // Not for nothing: it would be the dearest part of a lone write but for the sync.
+                if queue.closed || queue.rests {
+                    queue.rests = false;
+                    self.bell.notify_all();
+                }
                 return;
             }
             if !all {
@@ -274,6 +280,7 @@ impl Journal {
         loop {
             let vouch = {
                 let mut queue = self.queue.lock();
+                let mut seen = None;
                 loop {
                     if queue.handed {
                         queue.handed = false;
@@ -282,9 +289,18 @@ impl Journal {
                     if queue.closed && !queue.led {
                         return;
                     }
-                    let idle = self.bell.wait_for(&mut queue, VOUCH_AFTER).timed_out();
-                    if idle && !queue.led && !queue.closed && queue.failure.is_none() {
+                    let groups = Some(self.groups.load(Ordering::Relaxed));
+                    if seen == groups && !queue.led && !queue.closed && queue.failure.is_none() {
                         break true;
+                    }
+                    seen = groups;
+                    if queue.led || self.log.wants_vouch() {
+                        self.bell.wait_for(&mut queue, VOUCH_AFTER / 2);
+                    } else {
+                        queue.rests = !queue.closed;
+                        self.bell.wait(&mut queue);
+                        queue.rests = false;
+                        seen = None;
                     }
                 }
             };
