@@ -1,7 +1,12 @@
 //! Workloads, data and drawings that the benches share.
 
 pub mod draw;
+pub mod etcd;
 pub mod http;
+pub mod options;
+
+use std::fs;
+use std::time::Duration;
 
 /// A small generator (xorshift64*, Vigna 2016): the same numbers in every run.
 pub struct Random(u64);
@@ -78,4 +83,13 @@ pub fn word(rank: u64) -> String {
             return word;
         }
     }
+}
+
+/// Processor time of a process, which has a number or is `self`.
+pub fn processor_time(process: &str) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Its name may hold anything; the times are the 12th and 13th word behind it, in hundredths of a second.
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok());
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }

@@ -3,12 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lumen_benches::etcd::Etcd;
 use lumen_benches::http::{Answer, Connection};
 use serde_json::Value;
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
-use tonic_prost::ProstCodec;
 
 use crate::nodes::System;
 
@@ -26,57 +23,9 @@ pub(crate) enum Newest {
     Session,
 }
 
-/// The part of etcd's `rpc.proto` (3.4) that is spoken here; numbers of fields are etcd's.
-mod etcd {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Put {
-        #[prost(bytes = "vec", tag = "1")]
-        pub key: Vec<u8>,
-        #[prost(bytes = "vec", tag = "2")]
-        pub value: Vec<u8>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Range {
-        #[prost(bytes = "vec", tag = "1")]
-        pub key: Vec<u8>,
-        #[prost(bool, tag = "7")]
-        pub serializable: bool,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Header {
-        #[prost(uint64, tag = "2")]
-        pub member: u64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct KeyValue {
-        #[prost(bytes = "vec", tag = "5")]
-        pub value: Vec<u8>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Found {
-        #[prost(message, repeated, tag = "2")]
-        pub pairs: Vec<KeyValue>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Empty {}
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Status {
-        #[prost(message, optional, tag = "1")]
-        pub header: Option<Header>,
-        #[prost(uint64, tag = "4")]
-        pub leader: u64,
-    }
-}
-
 pub(crate) enum Client {
     Lumen(Connection, u64),
-    Etcd(Grpc<Channel>),
+    Etcd(Etcd),
 }
 
 /// What a client was told instead of an answer.
@@ -87,8 +36,7 @@ impl Client {
         if system.is_lumen() {
             return Ok(Client::Lumen(Connection::open(address).await.map_err(text)?, 0));
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(text)?;
-        Ok(Client::Etcd(Grpc::new(endpoint.connect().await.map_err(text)?)))
+        Ok(Client::Etcd(Etcd::open(address).await?))
     }
 
     /// Puts a value.
@@ -98,11 +46,7 @@ impl Client {
                 let body = format!(r#"{{"v":"{value}"}}"#);
                 self.write("PUT", VALUES, key, "", body.as_bytes()).await.map(drop)
             }
-            Client::Etcd(grpc) => {
-                let message = etcd::Put { key: key.into(), value: value.into() };
-                let _: etcd::Empty = call(grpc, "/etcdserverpb.KV/Put", message).await?;
-                Ok(())
-            }
+            Client::Etcd(etcd) => etcd.put(key, value.as_bytes()).await,
         }
     }
 
@@ -119,14 +63,7 @@ impl Client {
                 expect(&answer, 200)?;
                 *seq = (*seq).max(seq_of(&answer));
             }
-            Client::Etcd(grpc) => {
-                let serializable = newest == Newest::Session;
-                let message = etcd::Range { key: key.into(), serializable };
-                let found: etcd::Found = call(grpc, "/etcdserverpb.KV/Range", message).await?;
-                if found.pairs.is_empty() {
-                    return Err(format!("no {key}"));
-                }
-            }
+            Client::Etcd(etcd) => etcd.get(key, newest == Newest::Session).await?,
         }
         Ok(())
     }
@@ -187,25 +124,12 @@ fn expect(answer: &Answer<'_>, status: u16) -> Result<(), Error> {
     if answer.status == status { Ok(()) } else { Err(words(answer)) }
 }
 
-async fn call<M, R>(grpc: &mut Grpc<Channel>, path: &'static str, message: M) -> Result<R, Error>
-where
-    M: prost::Message + Send + Sync + 'static,
-    R: prost::Message + Default + Send + Sync + 'static,
-{
-    grpc.ready().await.map_err(text)?;
-    let path = PathAndQuery::from_static(path);
-    let answer = grpc.unary(tonic::Request::new(message), path, ProstCodec::<M, R>::default()).await;
-    Ok(answer.map_err(|status| status.message().to_owned())?.into_inner())
-}
-
 /// A node's number, and the number of whom it takes for the leader.
 pub(crate) async fn leader_of(system: System, address: SocketAddr) -> Option<(u64, u64)> {
     let asked = async {
         let mut client = Client::open(system, address).await.ok()?;
-        if let Client::Etcd(grpc) = &mut client {
-            let status: etcd::Status =
-                call(grpc, "/etcdserverpb.Maintenance/Status", etcd::Empty {}).await.ok()?;
-            return Some((status.header?.member, status.leader)).filter(|(_, leader)| *leader != 0);
+        if let Client::Etcd(etcd) = &mut client {
+            return etcd.leader().await.ok()?;
         }
         let status = client.ask("/cluster/metrics").await?;
         Some((status["id"].as_u64()?, status["current_leader"].as_u64()?))

@@ -5,9 +5,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use lumen_benches::options::Options;
+
 use crate::client::{Client, VALUES};
 use crate::nodes::{Cluster, System};
-use crate::options::Options;
 
 pub(crate) const OPTIONS: &[(&str, &str)] =
     &[("--trials", "30"), ("--systems", "lumen,lumen-fast,etcd,etcd-fast")];

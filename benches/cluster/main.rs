@@ -7,14 +7,13 @@
 mod client;
 mod failover;
 mod nodes;
-mod options;
 mod snapshot;
 mod soak;
 mod throughput;
 
 use std::process::ExitCode;
 
-use options::Options;
+use lumen_benches::options::Options;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

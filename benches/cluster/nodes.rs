@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lumen_benches::processor_time;
+
 use crate::client::{Client, leader_of};
 
 /// Longer than a cluster takes to form, or a node to catch up.
@@ -233,7 +235,7 @@ impl Cluster {
     /// Processor time that the nodes' processes have taken.
     pub(crate) fn cpu(&self) -> Duration {
         let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
-        processes.map(|process| cpu(&process.id().to_string())).sum()
+        processes.map(|process| processor_time(&process.id().to_string())).sum()
     }
 
     /// Bytes in the folder of a node.
@@ -257,15 +259,6 @@ pub(crate) struct Takes {
     pub(crate) resident: u64,
     pub(crate) files: u64,
     pub(crate) threads: u64,
-}
-
-/// Processor time of a process, which has a number or is `self`.
-pub(crate) fn cpu(process: &str) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // Its name may hold anything; the times are the 12th and 13th word behind it, in hundredths of a second.
-    let after = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<u64>().ok());
-    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// Bytes of all files in a folder; those that vanish meanwhile count nothing.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use lumen_benches::Random;
+use lumen_benches::options::Options;
 
 use crate::client::{Client, DOCUMENTS};
 use crate::nodes::{Cluster, System};
-use crate::options::Options;
 use crate::throughput::{document, hex};
 
 pub(crate) const OPTIONS: &[(&str, &str)] =

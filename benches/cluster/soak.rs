@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use lumen_benches::options::Options;
 use lumen_benches::{Random, word};
 
 use crate::client::{Client, DOCUMENTS, Newest};
 use crate::nodes::{Cluster, System, Takes};
-use crate::options::Options;
 use crate::throughput::document;
 
 pub(crate) const OPTIONS: &[(&str, &str)] = &[("--seconds", "1800"), ("--clients", "96")];

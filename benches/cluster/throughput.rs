@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use lumen_benches::{Random, prose};
+use lumen_benches::options::Options;
+use lumen_benches::{Random, processor_time, prose};
 
 use crate::client::{Client, DOCUMENTS, Newest};
-use crate::nodes::{Cluster, System, cpu};
-use crate::options::Options;
+use crate::nodes::{Cluster, System};
 
 pub(crate) const OPTIONS: &[(&str, &str)] = &[
     ("--seconds", "3"),
@@ -158,7 +158,7 @@ async fn measure(cluster: &Cluster, work: Work, clients: u64, seconds: u64, keys
         .map(|(one, number)| tokio::spawn(client(one, number, work, begin, end)))
         .collect();
     tokio::time::sleep_until(begin.into()).await;
-    let before = (cluster.cpu(), cpu("self"));
+    let before = (cluster.cpu(), processor_time("self"));
     let mut all = Histogram::<u64>::new(3).expect("three digits");
     for task in tasks {
         all.add(task.await.expect("a client")).expect("the same kind");
@@ -170,7 +170,7 @@ async fn measure(cluster: &Cluster, work: Work, clients: u64, seconds: u64, keys
         p50_ms: all.value_at_quantile(0.5) as f64 / 1e3,
         p99_ms: all.value_at_quantile(0.99) as f64 / 1e3,
         cpu_us: nodes_cpu.as_secs_f64() * 1e6 / all.len() as f64,
-        clients_cpu: (cpu("self") - before.1).as_secs_f64() / spent,
+        clients_cpu: (processor_time("self") - before.1).as_secs_f64() / spent,
     }
 }
 
