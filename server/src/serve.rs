@@ -84,7 +84,7 @@ pub(crate) async fn start(config: &NodeConfig) -> anyhow::Result<Running> {
     };
     let options = options(&config.limits);
     let db = tokio::task::spawn_blocking(move || Database::open(&folder, options)).await?;
-    let store = Store::Alone(db.map_err(Failure::from)?);
+    let store = Store::alone(db.map_err(Failure::from)?);
     serve(Node::new(store, config.limits.clone(), None), listener, grpc)
 }
 
@@ -337,7 +337,7 @@ async fn run(
         return Ok(Stopped::LogFailed);
     }
     match node.store.clone() {
-        Store::Alone(db) => match tokio::task::spawn_blocking(move || db.close()).await {
+        Store::Alone(alone) => match tokio::task::spawn_blocking(move || alone.db.close()).await {
             Ok(closed) => closed.map(|()| Stopped::Cleanly).map_err(Failure::from),
             Err(error) => Err(Failure::new(Kind::Internal, format!("closing broke off: {error}"))),
         },
@@ -359,7 +359,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let db = Database::open(folder.path().join("data"), Options::default()).unwrap();
         let limits = Limits::small(Duration::from_secs(1));
-        let node = Arc::new(Node::new(Store::Alone(db), limits, None));
+        let node = Arc::new(Node::new(Store::alone(db), limits, None));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (_stop, stopped) = oneshot::channel();
         assert!(node.is_ready());

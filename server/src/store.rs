@@ -1,10 +1,12 @@
 //! The database that the faces write to and read from: this node's own, or the cluster's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lumen::{Ack, Changes, Database, Error, Prepared, Request, Scope, Snapshot, Stats, Write};
 use lumen_raft::{Consistency, Node};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
 
 use crate::error::{Failure, Kind};
 
@@ -12,9 +14,53 @@ use crate::error::{Failure, Kind};
 #[derive(Clone)]
 pub(crate) enum Store {
     /// Of this node alone.
-    Alone(Database),
+    Alone(Alone),
     /// Of all nodes.
     Cluster(Node),
+}
+
+/// A database with a journal of its own, and who hands out its answers.
+#[derive(Clone)]
+pub(crate) struct Alone {
+    pub(crate) db: Database,
+    answers: Arc<Answers>,
+}
+
+type Answer = Result<Ack, Error>;
+
+/// Answers on their way from the journal's thread to those who wait for them.
+///
+/// The thread that has committed a group of writes wakes one task, and that wakes the others: from a thread that is none of
+/// the runtime's each would be a lock and perhaps a system call, while the next group waits.
+#[derive(Default)]
+struct Answers {
+    ready: Mutex<Vec<(oneshot::Sender<Answer>, Answer)>>,
+    bell: Notify,
+}
+
+impl Answers {
+    fn add(&self, sender: oneshot::Sender<Answer>, answer: Answer) {
+        let is_first = {
+            let mut ready = self.ready.lock();
+            ready.push((sender, answer));
+            ready.len() == 1
+        };
+        if is_first {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Hands out what is there, again and again; ends with the runtime.
+    async fn hand_out(answers: Arc<Answers>) {
+        loop {
+            answers.bell.notified().await;
+            let ready = std::mem::take(&mut *answers.ready.lock());
+            for (sender, answer) in ready {
+                // The caller may have gone away; the write is done all the same.
+                let _ = sender.send(answer);
+            }
+        }
+    }
 }
 
 /// How a write is asked for.
@@ -46,10 +92,17 @@ pub(crate) enum InTurn {
 }
 
 impl Store {
+    /// A database of this node alone; inside a runtime.
+    pub(crate) fn alone(db: Database) -> Store {
+        let answers = Arc::new(Answers::default());
+        tokio::spawn(Answers::hand_out(answers.clone()));
+        Store::Alone(Alone { db, answers })
+    }
+
     /// What is here now.
     pub(crate) fn snapshot(&self) -> Snapshot {
         match self {
-            Store::Alone(db) => db.snapshot(),
+            Store::Alone(alone) => alone.db.snapshot(),
             Store::Cluster(node) => node.snapshot(),
         }
     }
@@ -58,7 +111,7 @@ impl Store {
     pub(crate) async fn read(&self, reading: &Reading) -> Result<Snapshot, Failure> {
         let Reading { consistency, min_seq, patience } = *reading;
         let snapshot = match self {
-            Store::Alone(db) => db.snapshot(),
+            Store::Alone(alone) => alone.db.snapshot(),
             Store::Cluster(node) => node.read(consistency, patience).await?,
         };
         match self {
@@ -71,7 +124,7 @@ impl Store {
     /// What happens after `since`, as far as it is known here; from now on without. It reads the disk.
     pub(crate) fn changes(&self, since: Option<u64>, scope: Scope) -> Result<Changes, Failure> {
         match self {
-            Store::Alone(db) => Ok(db.changes(since, scope)?),
+            Store::Alone(alone) => Ok(alone.db.changes(since, scope)?),
             Store::Cluster(node) => Ok(node.changes(since, scope)?),
         }
     }
@@ -80,7 +133,7 @@ impl Store {
     /// know yet, see [`Store::catch_up`].
     pub(crate) fn prepare(&self, write: Write) -> Result<Prepared, Failure> {
         match self {
-            Store::Alone(db) => Ok(db.prepare(write)?),
+            Store::Alone(alone) => Ok(alone.db.prepare(write)?),
             Store::Cluster(node) => Ok(node.prepare(write)?),
         }
     }
@@ -98,23 +151,23 @@ impl Store {
     ///
     /// Alone, it may sync and apply on this very thread: that is what keeps a lone small write free of thread hops.
     pub(crate) async fn write(&self, prepared: Prepared, asked: &Asked) -> Result<Ack, Failure> {
-        let db = match self {
-            Store::Alone(db) => db,
+        let alone = match self {
+            Store::Alone(alone) => alone,
             Store::Cluster(node) => return Ok(node.write(prepared, asked.key, asked.patience).await?),
         };
-        decided(propose(db, prepared, asked.key).await)
+        decided(propose(alone, prepared, asked.key).await)
     }
 
     /// Writes what later writes must not overtake, on a thread that may block.
     pub(crate) async fn write_in_turn(&self, prepared: Prepared, patience: Duration) -> InTurn {
-        let db = match self {
-            Store::Alone(db) => db.clone(),
+        let alone = match self {
+            Store::Alone(alone) => alone.clone(),
             Store::Cluster(node) => {
                 let written = node.write(prepared, None, patience).await;
                 return InTurn::Decided(written.map_err(Failure::from));
             }
         };
-        let proposed = tokio::task::spawn_blocking(move || propose(&db, prepared, None)).await;
+        let proposed = tokio::task::spawn_blocking(move || propose(&alone, prepared, None)).await;
         let mut receiver = match proposed {
             Ok(receiver) => receiver,
             Err(error) => {
@@ -143,22 +196,23 @@ impl Store {
     /// Gauges and counters.
     pub(crate) fn stats(&self) -> Stats {
         match self {
-            Store::Alone(db) => db.stats(),
+            Store::Alone(alone) => alone.db.stats(),
             Store::Cluster(node) => node.stats(),
         }
     }
 }
 
-fn propose(
-    db: &Database,
-    prepared: Prepared,
-    key: Option<[u8; 16]>,
-) -> oneshot::Receiver<Result<Ack, Error>> {
+fn propose(alone: &Alone, prepared: Prepared, key: Option<[u8; 16]>) -> oneshot::Receiver<Answer> {
     let (sender, receiver) = oneshot::channel();
     let request = key.map_or(Request::None, Request::Key);
-    db.propose(request, prepared, move |result| {
-        // The caller may have gone away; the write is done all the same.
-        let _ = sender.send(result);
+    let (answers, proposer) = (alone.answers.clone(), std::thread::current().id());
+    alone.db.propose(request, prepared, move |answer| {
+        // A lone write is answered while it is proposed: nobody waits for it yet.
+        if std::thread::current().id() == proposer {
+            let _ = sender.send(answer); // or the caller has gone away
+        } else {
+            answers.add(sender, answer);
+        }
     });
     receiver
 }

@@ -55,8 +55,7 @@ pub(crate) const SERVICES: [&str; 4] =
 
 type Reflection = dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<GrpcBody>> + Send + Sync;
 
-/// The services; clones are cheap.
-#[derive(Clone)]
+/// The services of a connection.
 pub(crate) struct Services {
     kv: KeyValueStoreServer<Face>,
     documents: DocumentsServer<Face>,
@@ -90,16 +89,16 @@ impl Services {
     }
 
     /// Answers one call, whatever happens; and says under which name it is counted.
-    pub(crate) async fn respond(&mut self, request: Request<Incoming>) -> (&'static str, Response<GrpcBody>) {
+    pub(crate) async fn respond(&self, request: Request<Incoming>) -> (&'static str, Response<GrpcBody>) {
         let path = request.uri().path();
         let label = label(path);
         let service = path.rsplit_once('/').map_or("", |(service, _)| service.trim_start_matches('/'));
         let call: BoxFuture<'static, Response<GrpcBody>> = match service {
-            "kv.KeyValueStore" => answered(self.kv.call(request)),
-            "lumen.v1.Documents" => answered(self.documents.call(request)),
-            "lumen.v1.Search" => answered(self.search.call(request)),
-            "lumen.v1.Changes" => answered(self.changes.call(request)),
-            "grpc.health.v1.Health" => answered(self.health.call(request)),
+            "kv.KeyValueStore" => answered(self.kv.clone().call(request)),
+            "lumen.v1.Documents" => answered(self.documents.clone().call(request)),
+            "lumen.v1.Search" => answered(self.search.clone().call(request)),
+            "lumen.v1.Changes" => answered(self.changes.clone().call(request)),
+            "grpc.health.v1.Health" => answered(self.health.clone().call(request)),
             "grpc.reflection.v1.ServerReflection" => REFLECTION_V1(request),
             "grpc.reflection.v1alpha.ServerReflection" => REFLECTION_V1ALPHA(request),
             other => {

@@ -290,7 +290,7 @@ mod tests {
         let db = Database::open(folder.path(), Options::default()).unwrap();
         let limits = Limits::small(Duration::from_secs(1));
         let (client, stream) = duplex(buffer_bytes);
-        let node = Arc::new(Node::new(crate::store::Store::Alone(db), limits, None));
+        let node = Arc::new(Node::new(crate::store::Store::alone(db), limits, None));
         // A shutdown begins when this is dropped.
         let graceful = GracefulShutdown::new();
         let service = tokio::spawn(connection(node, stream, graceful.watcher()));
