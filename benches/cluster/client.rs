@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::nodes::System;
 
-/// Values that no search looks into: what is compared with etcd's.
+/// A space of values, which are compared with etcd's, and a collection of counters that no search looks into.
 pub(crate) const VALUES: &str = "values";
 /// Documents of which each word is found.
 pub(crate) const DOCUMENTS: &str = "documents";
@@ -43,8 +43,8 @@ impl Client {
     pub(crate) async fn put(&mut self, key: &str, value: &str) -> Result<(), Error> {
         match self {
             Client::Lumen(..) => {
-                let body = format!(r#"{{"v":"{value}"}}"#);
-                self.write("PUT", VALUES, key, "", body.as_bytes()).await.map(drop)
+                let path = format!("/kv/{VALUES}/keys/{key}");
+                self.send("PUT", &path, "", value.as_bytes()).await.map(drop)
             }
             Client::Etcd(etcd) => etcd.put(key, value.as_bytes()).await,
         }
@@ -58,7 +58,7 @@ impl Client {
                     Newest::Linearizable => "lumen-consistency: linearizable\r\n".into(),
                     Newest::Session => format!("lumen-consistency: session\r\nlumen-min-seq: {seq}\r\n"),
                 };
-                let path = format!("/collections/{VALUES}/documents/{key}");
+                let path = format!("/kv/{VALUES}/keys/{key}");
                 let answer = connection.send("GET", &path, &headers, b"").await.map_err(text)?;
                 expect(&answer, 200)?;
                 *seq = (*seq).max(seq_of(&answer));
@@ -77,9 +77,13 @@ impl Client {
         headers: &str,
         body: &[u8],
     ) -> Result<String, Error> {
-        let Client::Lumen(connection, seq) = self else { panic!("etcd has no documents") };
         let path = format!("/collections/{collection}/documents/{id}");
-        let answer = connection.send(method, &path, headers, body).await.map_err(text)?;
+        self.send(method, &path, headers, body).await
+    }
+
+    async fn send(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<String, Error> {
+        let Client::Lumen(connection, seq) = self else { panic!("etcd has another client") };
+        let answer = connection.send(method, path, headers, body).await.map_err(text)?;
         match (method, answer.status) {
             (_, 200 | 201 | 204) | ("DELETE", 404) => {}
             _ => return Err(words(&answer)),
