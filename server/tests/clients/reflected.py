@@ -6,6 +6,7 @@ import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 channel = grpc.insecure_channel(sys.argv[1])
@@ -22,6 +23,15 @@ call = channel.unary_unary(
     response_deserializer=response.FromString,
 )
 assert call(request(key="by reflection", value=b"1")).success
+
+# The same by the newer name of reflection.
+newer = channel.stream_stream(
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    request_serializer=lambda message: message.SerializeToString(),
+    response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+)
+[answer] = newer(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+assert expected <= {service.name for service in answer.list_services_response.service}, answer
 
 health = health_pb2_grpc.HealthStub(channel)
 for service in ["", *sorted(expected - {"grpc.health.v1.Health"})]:
