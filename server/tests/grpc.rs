@@ -1,4 +1,4 @@
-//! Counters by conditional puts over gRPC, under 64 clients, through kills of the leader: exact.
+//! gRPC over real processes: where it listens, and counters by conditional puts under 64 clients, exact through kills of the leader.
 
 mod support;
 
@@ -8,6 +8,9 @@ mod proto {
     tonic::include_proto!("kv");
 }
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +18,7 @@ use std::time::Duration;
 use proto::key_value_store_client::KeyValueStoreClient;
 use proto::{GetRequest, PutRequest};
 use support::cluster::Cluster;
+use support::lumen;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -146,4 +150,59 @@ fn conditional_puts_count_exactly_whichever_nodes_die() {
     });
     assert_eq!(total, CLIENTS as u64 * TIMES);
     println!("{total} counted, {} puts of unknown outcome", unknown.load(Ordering::Relaxed));
+}
+
+/// The lines of a server's stderr up to that which says that it serves.
+fn says_at_its_start(command: &mut Command) -> (Child, Vec<String>) {
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("lumen starts");
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let mut said = Vec::new();
+    for line in lines {
+        let is_last = line.contains("\"serving\"");
+        said.push(line);
+        if is_last {
+            break;
+        }
+    }
+    (child, said)
+}
+
+#[test]
+fn the_port_of_lumenkvs_clients_is_taken_if_it_is_free_and_no_reason_to_end_if_not() {
+    // Somebody has it: this test, or whoever has had it before.
+    let _taken = TcpListener::bind("127.0.0.1:50051");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = lumen();
+    command.env_remove("LUMEN_GRPC_BIND").args(["standalone", "--bind", "127.0.0.1:0", "--data-dir"]);
+    command.arg(folder.path().join("one"));
+    let (mut child, said) = says_at_its_start(&mut command);
+    assert!(said.iter().any(|line| line.contains("serves http://127.0.0.1:")), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("gRPC is at the main port alone")), "{said:?}");
+    child.kill().expect("killed");
+    child.wait().expect("it ends");
+    // One that was asked for has to be had.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let mut command = lumen();
+    command.args(["standalone", "--bind", "127.0.0.1:0", "--grpc-bind", &address, "--data-dir"]);
+    let output = command.arg(folder.path().join("two")).output().expect("lumen runs");
+    assert_eq!(output.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&address));
+    drop(taken);
+    let mut command = lumen();
+    command.args(["standalone", "--bind", "127.0.0.1:0", "--grpc-bind", &address, "--data-dir"]);
+    let (mut child, said) = says_at_its_start(command.arg(folder.path().join("two")));
+    assert!(said.iter().any(|line| line.contains(&format!("gRPC: {address}"))), "{said:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let found = runtime.block_on(async {
+        let mut store = KeyValueStoreClient::new(
+            Endpoint::from_shared(format!("http://{address}")).expect("a URL").connect_lazy(),
+        );
+        let put = PutRequest { key: "k".into(), value: b"v"[..].into(), ..PutRequest::default() };
+        store.put(put).await.expect("put");
+        store.get(GetRequest { key: "k".into(), ..GetRequest::default() }).await.expect("got").into_inner()
+    });
+    assert!(found.found && &found.value[..] == b"v");
+    child.kill().expect("killed");
+    child.wait().expect("it ends");
 }
