@@ -8,10 +8,9 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::cluster::Cluster;
 use support::{Server, free_port, lumen};
-use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
