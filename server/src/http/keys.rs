@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use crate::api;
 use crate::config::parse_span;
 use crate::error::{Failure, Kind, excerpt};
-use crate::http::documents::blocking;
-use crate::http::reply::{Reply, at_seq, empty, json_value, set, with_type};
+use crate::http::documents::{blocking, write_string};
+use crate::http::reply::{Reply, at_seq, empty, json_text, json_value, set, with_type};
 use crate::http::request::{Call, header_text, invalid, parse_etag};
 
 /// How new what is read is, unless the request says.
@@ -149,6 +149,20 @@ pub(crate) fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8
     };
 }
 
+/// The same, written down.
+fn write_bytes(out: &mut Vec<u8>, name: &str, bytes: &[u8], base64: bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !base64 => {
+            out.extend_from_slice(format!("\"{name}\":").as_bytes());
+            // A string can always be written, and so can it be to memory.
+            let _ = write_string(out, text);
+        }
+        _ => {
+            out.extend_from_slice(format!("\"{name}_base64\":\"{}\"", STANDARD.encode(bytes)).as_bytes());
+        }
+    }
+}
+
 /// `GET /kv/{space}/scan`
 pub(crate) async fn scan(call: Call) -> Result<Reply, Failure> {
     let base64 = is_base64(&call)?;
@@ -170,34 +184,41 @@ pub(crate) async fn scan(call: Call) -> Result<Reply, Failure> {
             Some(last) if reverse => (Bound::Included(&start[..]), Bound::Excluded(&last[..])),
             Some(last) => (Bound::Excluded(&last[..]), end_of_range),
         };
-        let (mut pairs, mut bytes, mut next) = (Vec::new(), 0, None);
+        // Written as it goes: by way of a tree of values a page would take a sixth longer.
+        let (mut page, mut rows, mut bytes, mut next) = (b"{\"pairs\":[".to_vec(), 0, 0, None);
         let row = &mut |row: KeyRow<'_>| {
-            if pairs.len() == limit || bytes > bytes_max {
+            if rows == limit || bytes > bytes_max {
                 return false;
             }
             bytes += row.key.len() + if keys_only { 0 } else { row.value.len() };
-            let mut pair = Map::new();
-            put_bytes(&mut pair, "key", row.key, base64);
+            page.extend_from_slice(if rows == 0 { b"{" } else { b",{" });
+            write_bytes(&mut page, "key", row.key, base64);
             if !keys_only {
-                put_bytes(&mut pair, "value", row.value, base64);
+                page.push(b',');
+                write_bytes(&mut page, "value", row.value, base64);
             }
-            pair.insert("version".into(), row.version.into());
-            row.expires.into_iter().for_each(|at| drop(pair.insert("expires_ms".into(), at.into())));
-            row.lease.into_iter().for_each(|lease| drop(pair.insert("lease".into(), lease.into())));
-            pairs.push(Value::Object(pair));
-            let is_last = pairs.len() == limit || bytes > bytes_max;
+            page.extend_from_slice(format!(",\"version\":{}", row.version).as_bytes());
+            let mut also = |name: &str, number: Option<u64>| {
+                number
+                    .into_iter()
+                    .for_each(|number| page.extend_from_slice(format!(",\"{name}\":{number}").as_bytes()));
+            };
+            also("expires_ms", row.expires);
+            also("lease", row.lease);
+            page.push(b'}');
+            rows += 1;
+            let is_last = rows == limit || bytes > bytes_max;
             next = is_last.then(|| URL_SAFE_NO_PAD.encode(row.key));
             true
         };
         snapshot.scan_keys(&space, &KeyRange { start, end, reverse }, row).map_err(Failure::from)?;
-        let mut page = json!({ "pairs": pairs });
-        if let Some(next) = next {
-            page["cursor"] = next.into();
-        }
+        page.push(b']');
+        next.iter().for_each(|next| page.extend_from_slice(format!(",\"cursor\":\"{next}\"").as_bytes()));
+        page.push(b'}');
         Ok(page)
     });
     let page = page.await.map_err(|failure: Failure| failure.at(seq))?;
-    Ok(at_seq(json_value(200, &page), seq))
+    Ok(at_seq(json_text(200, page), seq))
 }
 
 /// `GET /kv`
