@@ -155,6 +155,8 @@ pub struct Changes {
     time: u64,
     /// Read and not yet given.
     ahead: VecDeque<Changed>,
+    /// Why it cannot go on; told when all before that is given.
+    failed: Option<Error>,
 }
 
 impl Database {
@@ -193,7 +195,7 @@ impl Database {
             false => place_before(&snapshot, log.first(), replicated, since, *store.begun.lock())?,
         };
         let cursor = log.cursor(index)?.ok_or(Error::Compacted { oldest: moment.seq })?;
-        Ok(Changes { store, cursor, scope, since, read, time, ahead: VecDeque::new() })
+        Ok(Changes { store, cursor, scope, since, read, time, ahead: VecDeque::new(), failed: None })
     }
 }
 
@@ -248,11 +250,24 @@ impl Changes {
     ///
     /// Errors: [`Error::Compacted`] when the log was let go of faster than it was read.
     pub fn read(&mut self, bytes_max: usize) -> Result<Vec<Changed>> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mut given = Vec::new();
+        match self.read_into(&mut given, bytes_max) {
+            Ok(()) => Ok(given),
+            Err(error) => {
+                self.failed = Some(error.clone());
+                if given.is_empty() { Err(error) } else { Ok(given) }
+            }
+        }
+    }
+
+    fn read_into(&mut self, given: &mut Vec<Changed>, bytes_max: usize) -> Result<()> {
         let snapshot = Snapshot::new(&self.store);
         let (last, end) = (snapshot.moment().seq, snapshot.moment().entry);
-        let mut given = Vec::new();
         let mut bytes = 0;
-        let mut odd = Odd::new(&snapshot, self.read, last)?;
+        let mut odd = Odd { noted: BTreeMap::new(), snapshot: &snapshot, upto: self.read, last };
         // A follower of little in a log of much has to come up for air, too.
         let mut walked = 0;
         while bytes < bytes_max && walked < bytes_max.max(1 << 20) {
@@ -272,10 +287,15 @@ impl Changes {
                 NextEntry::End | NextEntry::Gone => return Err(Error::Compacted { oldest: last }),
             };
             walked += payload.len();
-            self.entry(&payload, &mut odd)
-                .unwrap_or_else(|| Err(Error::corrupt("the log", 0, format!("malformed entry {index}"))))?;
+            let before = self.read;
+            if let Err(error) = self.entry(index, &payload, &mut odd) {
+                // None of it is told: an entry that cannot be read to its end says nothing.
+                self.read = before;
+                self.ahead.clear();
+                return Err(error);
+            }
         }
-        Ok(given)
+        Ok(())
     }
 
     /// Tells when there may be more: to be had before [`Changes::read`] finds nothing, and to be waited for after that, by a
@@ -299,21 +319,19 @@ impl Changes {
         }
     }
 
-    /// Reads an entry; `None` if it is malformed.
-    fn entry(&mut self, payload: &[u8], odd: &mut Odd<'_>) -> Option<Result<()>> {
-        let (time, writes) = entry::read(payload)?;
+    /// Reads an entry.
+    fn entry(&mut self, index: u64, payload: &[u8], odd: &mut Odd<'_>) -> Result<()> {
+        let malformed = || Error::corrupt("the log", 0, format!("malformed entry {index}"));
+        let (time, writes) = entry::read(payload).ok_or_else(malformed)?;
         self.time = self.time.max(time);
         for (_, payload) in writes {
             self.read += 1;
             let seq = self.read;
-            let effects = match odd.of(seq) {
-                Ok(effects) => effects,
-                Err(error) => return Some(Err(error)),
-            };
+            let effects = odd.of(seq)?;
             if seq <= self.since || effects == Some(Effects::None) {
                 continue;
             }
-            let (mut writes, shape) = Prepared::read(payload)?;
+            let (mut writes, shape) = Prepared::read(payload).ok_or_else(malformed)?;
             let (otherwise, parts) = match effects {
                 Some(Effects::Parts { otherwise, parts }) => (otherwise, Some(parts)),
                 _ => (false, None),
@@ -327,19 +345,19 @@ impl Changes {
             for write in writes {
                 let effect = match &mut parts {
                     None => Effect::AsSaid,
-                    Some(parts) => parts.next()?,
+                    Some(parts) => parts.next().ok_or_else(malformed)?,
                 };
-                self.changes_of(write, effect, &mut changes)?;
+                self.add(write, effect, &mut changes).ok_or_else(malformed)?;
             }
             if !changes.is_empty() {
                 self.ahead.push_back(Changed { seq, time: self.time, changes });
             }
         }
-        Some(Ok(()))
+        Ok(())
     }
 
     /// Adds what a write changed of what is followed; `None` if it cannot have had such an effect.
-    fn changes_of(&self, write: Write, effect: Effect, changes: &mut Vec<Change>) -> Option<()> {
+    fn add(&self, write: Write, effect: Effect, changes: &mut Vec<Change>) -> Option<()> {
         let change = match (write, effect) {
             (_, Effect::None) => return Some(()),
             (Write::Keys(write), Effect::Removed(records)) => {
@@ -396,11 +414,7 @@ struct Odd<'a> {
 /// Writes whose notes are read at once.
 const NOTES: u64 = 4096;
 
-impl<'a> Odd<'a> {
-    fn new(snapshot: &'a Snapshot, after: u64, last: u64) -> Result<Odd<'a>> {
-        Ok(Odd { noted: BTreeMap::new(), snapshot, upto: after, last })
-    }
-
+impl Odd<'_> {
     /// What is noted of a write; asked for in order.
     fn of(&mut self, seq: u64) -> Result<Option<Effects>> {
         if seq > self.upto {

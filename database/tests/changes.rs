@@ -549,7 +549,10 @@ fn who_comes_too_late_or_too_early_is_told() {
                     break false;
                 }
             }
-            Err(Error::Compacted { .. }) => break true,
+            Err(Error::Compacted { .. }) => {
+                assert_eq!(slow.seq(), seen, "what was read before it was told is given first");
+                break true;
+            }
             Err(error) => panic!("{error}"),
         }
     };

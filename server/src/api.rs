@@ -10,7 +10,6 @@ use lumen::{
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Failure, Kind};
-use crate::http::documents::blocking;
 use crate::node::Node;
 use crate::store::{Asked, Reading, Store};
 
@@ -187,10 +186,16 @@ pub(crate) async fn transact(
     asked: &Asked,
 ) -> Result<Transacted, Failure> {
     let write = Write::Transaction(transaction);
-    let prepared = match store.prepare(write.clone()) {
-        // Here the collection may not be known yet.
-        Err(_) if store.catch_up(asked.patience).await => store.prepare(write)?,
-        prepared => prepared?,
+    let again = store.may_catch_up().then(|| write.clone());
+    let prepared = match (store.prepare(write), again) {
+        (Err(failure), Some(write)) => {
+            // Here the collection may not be known yet.
+            if !store.catch_up(asked.patience).await {
+                return Err(failure);
+            }
+            store.prepare(write)?
+        }
+        (prepared, _) => prepared?,
     };
     let ack = store.write(prepared, asked).await?;
     match ack.outcome {
@@ -291,4 +296,14 @@ pub(crate) fn new_id(key: Option<[u8; 16]>) -> String {
 /// What stands for a client's `Idempotency-Key`.
 pub(crate) fn hash_key(key: &str) -> [u8; 16] {
     uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, key.as_bytes()).into_bytes()
+}
+
+/// Runs what costs on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::new(Kind::Internal, format!("the request's work broke off: {error}"))),
+    }
 }

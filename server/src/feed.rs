@@ -10,8 +10,8 @@ use lumen::{Changed, Changes, Scope};
 use lumen_raft::Consistency;
 use tokio::time::Instant;
 
+use crate::api::blocking;
 use crate::error::{Failure, Kind};
-use crate::http::documents::blocking;
 use crate::metrics::Held;
 use crate::node::Node;
 use crate::store::Reading;

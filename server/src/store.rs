@@ -138,6 +138,11 @@ impl Store {
         }
     }
 
+    /// Whether a refusal may be for what this node does not know yet.
+    pub(crate) fn may_catch_up(&self) -> bool {
+        matches!(self, Store::Cluster(_))
+    }
+
     /// After a refusal: waits until this node knows all that was acknowledged before, and it is worth to try again. False
     /// when nobody can tell: then the refusal stands.
     pub(crate) async fn catch_up(&self, patience: Duration) -> bool {

@@ -166,8 +166,11 @@ fn change(
     };
     let (outcome, effects) = match shape {
         Shape::One => {
-            let (mut outcomes, effects) = change.parts(parts)?;
-            (outcomes.remove(0), feed::effects(false, effects))
+            let part = parts.into_iter().next().expect("it has one");
+            let (outcome, effect) = change.part_and_effect(part)?;
+            // As a rule nothing is to be noted, and nothing is made for it.
+            let is_said = effect == Effect::AsSaid;
+            (outcome, if is_said { None } else { feed::effects(false, vec![effect]) })
         }
         Shape::Batch => {
             let (outcomes, effects) = change.parts(parts)?;
@@ -215,13 +218,19 @@ impl Change<'_> {
     fn parts(&mut self, parts: Vec<Part>) -> Result<(Vec<Outcome>, Vec<Effect>)> {
         let (mut outcomes, mut effects) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
         for part in parts {
-            let outcome = self.part(part)?.unwrap_or_else(Outcome::Rejected);
-            let removed = std::mem::take(&mut self.removed);
-            let removed_some = std::mem::take(&mut self.removed_some);
-            effects.push(feed::effect(&outcome, removed, removed_some));
+            let (outcome, effect) = self.part_and_effect(part)?;
             outcomes.push(outcome);
+            effects.push(effect);
         }
         Ok((outcomes, effects))
+    }
+
+    fn part_and_effect(&mut self, part: Part) -> Result<(Outcome, Effect)> {
+        let outcome = self.part(part)?.unwrap_or_else(Outcome::Rejected);
+        let removed = std::mem::take(&mut self.removed);
+        let removed_some = std::mem::take(&mut self.removed_some);
+        let effect = feed::effect(&outcome, removed, removed_some);
+        Ok((outcome, effect))
     }
 
     /// The outer result is an error of this machine, the inner one the refusal that every replica repeats.

@@ -73,19 +73,22 @@ impl<M: Message> Stream<M> {
                     let seq = feed.seq();
                     self.feed = None;
                     return Some(match failure.kind {
-                        Kind::Compacted => {
-                            let oldest = failure.details.get("oldest").and_then(|it| it.as_u64());
-                            let mut message = M::default();
-                            message.set_seq(seq);
-                            message.set_compacted(oldest.unwrap_or(0));
-                            Ok(message)
-                        }
+                        Kind::Compacted => Ok(compacted(seq, &failure)),
                         _ => Err(failure.into()),
                     });
                 }
             }
         }
     }
+}
+
+/// That what comes after `seq` is gone.
+fn compacted<M: Message>(seq: u64, failure: &Failure) -> M {
+    let oldest = failure.details.get("oldest").and_then(|oldest| oldest.as_u64());
+    let mut message = M::default();
+    message.set_seq(seq);
+    message.set_compacted(oldest.unwrap_or(0));
+    message
 }
 
 /// A page in messages that are not too large.
@@ -141,10 +144,7 @@ async fn open<M: Message>(
     match Feed::open(face.node.clone(), since, scope, word_every(progress)).await {
         Ok(feed) => Ok(Stream::begin(feed, progress)),
         Err(failure) if failure.kind == Kind::Compacted => {
-            let oldest = failure.details.get("oldest").and_then(|it| it.as_u64());
-            let mut message = M::default();
-            message.set_seq(since.unwrap_or(0));
-            message.set_compacted(oldest.unwrap_or(0));
+            let message = compacted(since.unwrap_or(0), &failure);
             Ok(futures_util::stream::iter([Ok(message)]).boxed())
         }
         Err(failure) => Err(failure),

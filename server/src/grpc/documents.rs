@@ -13,9 +13,8 @@ use super::proto::v1::documents_server::Documents;
 use super::proto::v1::put_stream_response::Result as Put;
 use super::proto::v1::search_server::Search;
 use super::proto::v1::{self as pb, consistency::Level};
-use crate::api::{self, WINDOW_MAX};
+use crate::api::{self, WINDOW_MAX, blocking};
 use crate::error::{Failure, Kind};
-use crate::http::documents::blocking;
 use crate::store::Reading;
 
 /// Hits unless the request says how many.
@@ -42,17 +41,15 @@ impl Face {
         let asked = self.asked(&put.idempotency_key);
         let id = if put.id.is_empty() { api::new_id(asked.key) } else { put.id };
         api::check_id(&id)?;
-        let (store, collection, named) = (&self.node.store, put.collection, id.clone());
-        let (source, condition) = (Vec::from(put.json), condition(put.if_version));
-        let prepare = |collection: String, id: String, source: Vec<u8>| {
-            api::prepare_put(store, collection, id, source, condition)
-        };
-        let prepared = match prepare(collection.clone(), named.clone(), source.clone()) {
+        let (store, condition) = (&self.node.store, condition(put.if_version));
+        let prepare =
+            || api::prepare_put(store, put.collection.clone(), id.clone(), put.json.to_vec(), condition);
+        let prepared = match prepare() {
             // Here the collection may not be known yet.
             Err(failure)
                 if failure.kind == Kind::CollectionNotFound && store.catch_up(asked.patience).await =>
             {
-                prepare(collection, named, source)?
+                prepare()?
             }
             prepared => prepared?,
         };

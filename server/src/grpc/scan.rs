@@ -9,8 +9,8 @@ use tonic::Status;
 use super::Face;
 use super::kv::{range, space};
 use super::proto::kv::{Pair, ScanRequest, ScanResponse};
+use crate::api::blocking;
 use crate::error::Failure;
-use crate::http::documents::blocking;
 
 /// Bytes of a page unless the request says, and at most.
 const PAGE_BYTES: usize = 1 << 20;

@@ -8,9 +8,9 @@ use lumen::{Ack, Condition, Outcome, Prepared};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::api;
+use crate::api::{self, blocking};
 use crate::error::{Failure, Kind};
-use crate::http::documents::{DOCUMENT_BYTES_MAX, blocking};
+use crate::http::documents::DOCUMENT_BYTES_MAX;
 use crate::http::json::{check_depth, split_id};
 use crate::http::lines::Batch;
 use crate::node::Node;

@@ -8,7 +8,7 @@ use lumen_raft::Consistency;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
-use crate::api;
+use crate::api::{self, blocking};
 use crate::error::{Failure, Kind};
 use crate::http::json::{check_depth, locate};
 use crate::http::reply::{Reply, at_seq, empty, json_text, json_value, set};
@@ -110,16 +110,6 @@ async fn store(mut call: Call) -> Result<Reply, Failure> {
     let mut reply = at_seq(json_value(status, &body), version);
     set(&mut reply, "etag", &format!("\"{version}\""));
     Ok(reply)
-}
-
-/// Runs what costs on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::new(Kind::Internal, format!("the request's work broke off: {error}"))),
-    }
 }
 
 /// `GET …/documents/{id}`

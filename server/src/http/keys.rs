@@ -10,10 +10,10 @@ use lumen::{KeyRange, KeyRow, KeyWrite, Until, prefix_end};
 use lumen_raft::Consistency;
 use serde_json::{Map, Value, json};
 
-use crate::api;
+use crate::api::{self, blocking};
 use crate::config::parse_span;
 use crate::error::{Failure, Kind, excerpt};
-use crate::http::documents::{blocking, write_string};
+use crate::http::documents::write_string;
 use crate::http::reply::{Reply, at_seq, empty, json_text, json_value, set, with_type};
 use crate::http::request::{Call, header_text, invalid, parse_etag};
 
